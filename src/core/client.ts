@@ -1,0 +1,131 @@
+import { RelayError } from "./errors.js";
+import type { UserId } from "./event.js";
+import { compareIds, type EventId, ZERO } from "./id.js";
+
+/** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
+export type ClientId = string;
+
+/** What a client was subscribed to, from one place in the log on. */
+export interface Subscriptions {
+  readonly from: EventId;
+  /** Topics and patterns, none twice. */
+  readonly topics: readonly string[];
+}
+
+/** A client as the engine keeps it. Immutable: a change makes a new record. */
+export interface ClientRecord {
+  readonly id: ClientId;
+  readonly userId: UserId;
+  /** Oldest first, never empty; the last is what holds now. Earlier ones are kept as long as the cursor is before their end. */
+  readonly subscriptions: readonly Subscriptions[];
+  /** Topics joined by `join`: where `chat` publishes to. All of them are subscribed to. */
+  readonly rooms: readonly string[];
+  /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
+  readonly ttl: number;
+  /** Unix milliseconds at which it is forgotten; absent while it has a connection. */
+  readonly expiresAt?: number | undefined;
+  /** The last event that the client is known to have. */
+  readonly cursor: EventId;
+  /** Something that was meant for it is lost, and it has not been told yet. */
+  readonly gap: boolean;
+  /** The relay that holds it: the one where it registered or connected last. */
+  readonly node: string;
+}
+
+export const MAX_TOPICS = 1000;
+
+/** How many topic changes may wait for a client to catch up; beyond, the oldest is dropped and said as a gap. */
+const MAX_HISTORY = 64;
+
+/** What a client subscribes to now. */
+export function topicsOf(record: ClientRecord): readonly string[] {
+  return (record.subscriptions.at(-1) as Subscriptions).topics;
+}
+
+/** What to do with a client's topics; applied in the order of these fields. */
+export interface TopicsChange {
+  /** Replaces all. */
+  readonly set?: readonly string[] | undefined;
+  readonly remove?: readonly string[] | undefined;
+  readonly add?: readonly string[] | undefined;
+  /** A room: a topic to subscribe to and to chat in. */
+  readonly join?: string;
+  readonly leave?: string;
+}
+
+/** The topic that all connections of `/ws` have. */
+export const BROADCAST = "$broadcast";
+
+/** Only the relay itself hands out reserved topics, and no change takes them away. */
+function isReserved(topic: string): boolean {
+  return topic.startsWith("$");
+}
+
+/** The topics that a client has a say in. */
+export function ownTopics(record: ClientRecord): string[] {
+  return topicsOf(record).filter((topic) => !isReserved(topic));
+}
+
+/**
+ * The record with other topics from `at` on.
+ * @throws {RelayError} bad_request: more than `MAX_TOPICS`
+ */
+export function withTopics(record: ClientRecord, change: TopicsChange, at: EventId): ClientRecord {
+  const before = topicsOf(record);
+  const topics = new Set(change.set ? [...before.filter(isReserved), ...change.set] : before);
+  for (const topic of [...(change.remove ?? []), change.leave ?? []].flat()) {
+    if (!isReserved(topic)) topics.delete(topic);
+  }
+  for (const topic of [...(change.add ?? []), change.join ?? []].flat()) topics.add(topic);
+  if (topics.size > MAX_TOPICS) {
+    throw new RelayError("bad_request", `a client has at most ${MAX_TOPICS} topics: this would be ${topics.size}`);
+  }
+  const changed = {
+    ...record,
+    rooms: [...new Set([...record.rooms, change.join ?? []].flat())].filter((room) => topics.has(room)),
+    subscriptions: [...record.subscriptions, { from: at, topics: [...topics] }],
+  };
+  const pruned = withCursor(changed, record.cursor);
+  if (pruned.subscriptions.length <= MAX_HISTORY) return pruned;
+  const [, next] = pruned.subscriptions as [Subscriptions, Subscriptions];
+  return { ...withCursor(pruned, next.from), gap: true };
+}
+
+/** The record with another cursor, and without the subscriptions that ended before it. */
+export function withCursor(record: ClientRecord, cursor: EventId): ClientRecord {
+  const current = record.subscriptions.findLastIndex(({ from }) => compareIds(from, cursor) <= 0);
+  return { ...record, cursor, subscriptions: record.subscriptions.slice(Math.max(0, current)) };
+}
+
+/**
+ * The record for reading again from `position`, which may be before the cursor: a replay is read with the
+ * subscriptions of now, besides those of then, to which something may still be owed.
+ */
+export function withReplay(record: ClientRecord, position: EventId): ClientRecord {
+  if (compareIds(position, record.cursor) >= 0 || record.subscriptions.length === 1) {
+    return withCursor(record, position);
+  }
+  const now = topicsOf(record);
+  const owed = record.subscriptions.map(({ from, topics }, index) => ({
+    from: index === 0 ? record.cursor : from,
+    topics: [...new Set([...topics, ...now])],
+  }));
+  return { ...record, cursor: position, subscriptions: [{ from: ZERO, topics: now }, ...owed] };
+}
+
+/** The subscriptions that hold for what comes after `position`, and where they end, if they do. */
+export function stretchAfter(
+  record: ClientRecord,
+  position: EventId,
+): { topics: readonly string[]; until: EventId | undefined } {
+  const { subscriptions } = record;
+  const index = Math.max(
+    0,
+    subscriptions.findLastIndex(({ from }) => compareIds(from, position) <= 0),
+  );
+  return { topics: (subscriptions[index] as Subscriptions).topics, until: subscriptions[index + 1]?.from };
+}
+
+export function isForgotten(record: ClientRecord, now: number): boolean {
+  return record.expiresAt !== undefined && record.expiresAt <= now;
+}

@@ -1,0 +1,246 @@
+import type { Event, UserId } from "./event.js";
+import { isExpired } from "./event.js";
+import { compareIds, formatId, type EventId, laterOf, parseId } from "./id.js";
+import type { Log } from "./log.js";
+import { type Disconnect, GAP, type Notice } from "./notice.js";
+import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
+import type { Reader, ReaderConnection } from "./reader.js";
+import type { Receipts } from "./receipts.js";
+import type { Wheel } from "./wheel.js";
+
+/** How events and notices look on one connection: a format and a framing. One instance per look, shared by all. */
+export interface Encoder {
+  /** The event as a client of `userId` gets it. MUST return the same frame for the same event and user id. */
+  event(event: Event, userId: UserId): Frame;
+  /** A notice; undefined when the format has no way to say it. */
+  notice(notice: Notice): Frame | undefined;
+}
+
+/** What all connections of a relay share. */
+export interface Shared {
+  readonly log: Log;
+  readonly receipts: Receipts;
+  readonly flusher: Flusher;
+  /** When connections are to be asked for a confirmation. */
+  readonly pings: Wheel<Connection>;
+  /** When connections are to give a sign of life. */
+  readonly beats: Wheel<Connection>;
+  /** Bytes that may wait for one connection. */
+  readonly maxBuffer: number;
+  /** Called when a client has confirmed something. */
+  readonly moved: (reader: Reader) => void;
+}
+
+/** How many events are read from the log at a time: small enough to leave the event loop to others. */
+const BATCH = 256;
+
+/** How often a connection is asked for a confirmation at most, in milliseconds (product section 5). */
+const PING_SPACING = 1000;
+
+/**
+ * A client's way out: reads the log for it. It is catching up, from its position on, until it stands at the head;
+ * then it is live, and handed each new event. When its outbox is full it is catching up again.
+ */
+export class Connection implements ReaderConnection {
+  position: EventId;
+  /** Something was received from the other end since the last beat. */
+  private heard = true;
+  private taken = 0;
+  private state: "catching up" | "live" | "closed" = "catching up";
+  private readonly outbox: Outbox;
+  private lastSent: EventId | undefined;
+  private lastPinged: EventId | undefined;
+  private pingedAt = 0;
+  private readonly waiting = new Set<() => void>();
+
+  /**
+   * @param manual only `ack` moves the cursor, pongs do not
+   */
+  constructor(
+    readonly reader: Reader,
+    private readonly sink: Sink,
+    readonly encoder: Encoder,
+    private readonly shared: Shared,
+    private readonly manual: boolean,
+  ) {
+    this.position = reader.cursor;
+    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.flushed());
+  }
+
+  get closed(): boolean {
+    return this.state === "closed";
+  }
+
+  /** Says how things stand, and begins to read. */
+  start(gap: boolean, topics: readonly string[]): void {
+    const { id, userId } = this.reader.record;
+    const cursor = formatId(this.position);
+    this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
+    void this.catchUp();
+  }
+
+  deliver(event: Event, before: EventId): boolean {
+    if (this.state !== "live") return false;
+    if (this.hand(event)) return true;
+    this.position = before;
+    this.state = "catching up";
+    void this.catchUp();
+    return false;
+  }
+
+  /** Says something that is not an event, if the format can. @returns whether it can */
+  notify(notice: Notice): boolean {
+    const frame = this.encoder.notice(notice);
+    if (frame) this.send(frame);
+    return frame !== undefined;
+  }
+
+  /** Sends a frame that is not an event, whatever waits already: `ready` is how others keep that bounded. */
+  send(frame: Frame): void {
+    if (this.closed) return;
+    if (this.outbox.push(frame)) return;
+    this.outbox.flush();
+    this.sink.write(frame);
+  }
+
+  /** Resolves at once while there is room for more, and otherwise when the sink has drained or is closed. */
+  async ready(): Promise<void> {
+    if (!this.closed && this.sink.buffered >= this.shared.maxBuffer) await this.drain();
+  }
+
+  /** To be called when anything was received from the other end. */
+  hear(): void {
+    this.heard = true;
+  }
+
+  /** To be called when a ping's payload comes back: the other end has received everything that went before it. */
+  ponged(payload: string): void {
+    const id = parseId(payload);
+    if (!id || this.manual || !this.lastPinged || compareIds(id, this.lastPinged) > 0) return;
+    this.confirm(id);
+  }
+
+  /** The client says that it has everything up to and with `id`. @returns false when that was not sent yet */
+  ack(id: EventId): boolean {
+    if (compareIds(id, this.position) > 0) return false;
+    this.confirm(id);
+    return true;
+  }
+
+  /**
+   * Sends a sign of life and asks for one.
+   * @returns false when the last one was not answered: nothing came, and nothing more was taken
+   */
+  beat(): boolean {
+    const progress = this.sink.taken > this.taken;
+    if (this.sink.ping && !this.heard && !(progress && this.sink.buffered > 0)) return false;
+    this.heard = false;
+    this.taken = this.sink.taken;
+    if (this.sink.ping) this.ping();
+    else this.sink.idle?.();
+    return true;
+  }
+
+  /** Ends the connection after what is in its outbox; `json` is told why first. */
+  close(disconnect: Disconnect): void {
+    if (this.closed) return;
+    this.notify({ event: "disconnected", ...disconnect });
+    this.outbox.flush();
+    this.end();
+    this.sink.close(disconnect.code, disconnect.reason);
+  }
+
+  /** To be called when the sink is gone. Leaves the client's cursor where it may go on. */
+  end(): void {
+    if (this.closed) return;
+    this.settle();
+    this.state = "closed";
+    this.shared.pings.delete(this);
+    this.shared.beats.delete(this);
+    for (const resume of this.waiting) resume();
+    this.waiting.clear();
+  }
+
+  settle(): void {
+    const outstanding = this.lastSent && compareIds(this.lastSent, this.reader.confirmed) > 0;
+    if (this.state === "live" && !outstanding) this.reader.pass(this.shared.log.head);
+  }
+
+  private confirm(id: EventId): void {
+    if (this.reader.confirm(id)) this.shared.moved(this.reader);
+  }
+
+  private hand(event: Event): boolean {
+    if (!this.outbox.push(this.encoder.event(event, this.reader.record.userId))) return false;
+    this.position = event.id;
+    this.lastSent = event.id;
+    return true;
+  }
+
+  private async catchUp(): Promise<void> {
+    const { log } = this.shared;
+    while (this.state === "catching up") {
+      if (log.isGap(this.position) && !this.sayGap()) return;
+      const reading = log.read({ after: this.position, limit: BATCH, ...this.reader.stretch(this.position) });
+      const atOnce = !(reading instanceof Promise);
+      const { events, through } = atOnce ? reading : await reading;
+      if (this.closed) return;
+      if (!this.handAll(events)) {
+        await this.drain();
+        continue;
+      }
+      this.position = laterOf(this.position, through);
+      // Read in this very step up to the head: no event can have come in between.
+      if (atOnce && compareIds(this.position, log.head) >= 0) this.state = "live";
+      else await new Promise(setImmediate);
+    }
+  }
+
+  /** @returns false when there was no room for all; `position` tells how far it went */
+  private handAll(events: readonly Event[]): boolean {
+    const now = Date.now();
+    return events.every((event) => {
+      if (!isExpired(event, now)) return this.hand(event);
+      this.shared.receipts.miss(event.id, this.reader);
+      this.position = event.id;
+      return true;
+    });
+  }
+
+  /** @returns false when the format has no words for it: then the connection ends, and the next one says it */
+  private sayGap(): boolean {
+    const reached = this.shared.log.reach(this.position);
+    this.reader.lose(this.position, reached);
+    this.position = reached;
+    if (this.notify({ event: "gap", cursor: formatId(reached) })) return true;
+    this.reader.pass(reached);
+    this.reader.owesGap = true;
+    this.close(GAP);
+    return false;
+  }
+
+  private async drain(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.waiting.add(resolve);
+      this.sink.whenTaken(() => {
+        this.waiting.delete(resolve);
+        resolve();
+      });
+    });
+  }
+
+  private flushed(): void {
+    const { pings } = this.shared;
+    if (!this.sink.ping || this.manual || !this.lastSent || this.lastPinged === this.lastSent) return;
+    const due = this.pingedAt + PING_SPACING;
+    if (Date.now() >= due) this.ping();
+    else if (!pings.has(this)) pings.add(this, due);
+  }
+
+  /** A WebSocket is in order: the pong to this says that the other end has all up to what was sent last. */
+  ping(): void {
+    this.pingedAt = Date.now();
+    this.lastPinged = this.lastSent;
+    this.sink.ping?.(this.lastSent && !this.manual ? formatId(this.lastSent) : "");
+  }
+}

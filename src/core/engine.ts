@@ -1,0 +1,121 @@
+import type { ClientId, ClientRecord } from "./client.js";
+import type { Event, EventDraft, UserId } from "./event.js";
+import type { EventId } from "./id.js";
+import type { Query, Window } from "./window.js";
+
+/** What happens, in the one order of the log. Changes of clients are entries too, so that they take effect in order. */
+export type Entry =
+  | {
+      readonly kind: "event";
+      readonly event: Event;
+      /** The event that this one replaces by its key. */
+      readonly replaces?: Event | undefined;
+    }
+  | { readonly kind: "client"; readonly id: EventId; readonly record: ClientRecord }
+  | { readonly kind: "removed"; readonly id: EventId; readonly client: ClientId };
+
+/** A relay, as the engine sees it: it follows the log, and answers what other relays ask. */
+export interface Follower {
+  /** The name of this relay among those on the engine. */
+  readonly node: string;
+  /** Called with every entry, in order, each once. MUST NOT throw, MUST NOT wait. */
+  follow(entry: Entry): void;
+  /** Answers another relay for the clients that this one holds. */
+  answer(question: Question): Promise<Answer>;
+}
+
+export type Question =
+  | { readonly ask: "receipt"; readonly event: EventId }
+  /** Wait until this relay's clients have confirmed the event, or until `until` (Unix milliseconds). */
+  | { readonly ask: "confirmed"; readonly event: EventId; readonly until: number }
+  | { readonly ask: "connections" };
+
+/** Delivery states by client, or a number of connections. */
+export interface Answer {
+  readonly connections: number;
+  readonly deliveries: readonly Delivery[];
+}
+
+/** What became of one event for one client that it matched. */
+export interface Delivery {
+  readonly client: ClientId;
+  readonly userId: UserId;
+  readonly state: DeliveryState;
+}
+
+/**
+ * `sent`: on its open connection. `confirmed`: the client's end has it. `waiting`: it will get it when it comes back
+ * or catches up. `expired`: it never will: the event's time was up, it was replaced, trimmed or skipped, or the
+ * client is gone.
+ */
+export type DeliveryState = "sent" | "confirmed" | "waiting" | "expired";
+
+/** An idempotency key: what is appended under it is appended once. */
+export interface Once {
+  readonly key: string;
+  /** A digest of the request: the same key with another one is an error. */
+  readonly fingerprint: string;
+  /** Unix milliseconds until which the key is known. */
+  readonly until: number;
+}
+
+export interface Appended {
+  /** The ids, in the order of the drafts; those of the first request when this one is its duplicate. */
+  readonly ids: readonly EventId[];
+  /** Present when the key was known: the first request's reply, if it was settled. */
+  readonly duplicate?: { readonly reply: string | undefined };
+}
+
+/**
+ * The seam to storage: orders the log, keeps it, and hands it to every relay that shares it.
+ *
+ * An engine MUST
+ * - give ids that strictly increase over everything it ever ordered, entries of clients included, also after a restart;
+ * - hand each entry to every follower in the order of the ids, and have the event in `window` before;
+ * - resolve `append` and `clients.update` only when the entry is as safe as the engine promises, and after its own
+ *   relay has followed it; hand entries on without waiting for that;
+ * - reject with a RelayError `unavailable` what it can not take, having done nothing.
+ */
+export interface Engine {
+  readonly name: string;
+  /** The newest events; older ones are had by `read`. */
+  readonly window: Window;
+  /** The last id that was given out. */
+  readonly head: EventId;
+  /** The log has nothing at or before this id any more; `origin` as long as nothing was trimmed. */
+  readonly floor: EventId;
+  /** Where the log began: what came before is not known. */
+  readonly origin: EventId;
+  /** Joins a relay to the log: from now on it follows every entry. @returns how it leaves again */
+  join(follower: Follower): Promise<() => Promise<void>>;
+  /**
+   * Orders and keeps events; those with `ttl` 0 are ordered and handed on, and not kept.
+   * @throws {RelayError} idempotency_key_reused: `once.key` is known with another fingerprint
+   */
+  append(drafts: readonly EventDraft[], once?: Once): Promise<Appended>;
+  /** Keeps the reply to a request with an idempotency key, for its duplicates. */
+  settle(key: string, reply: string): Promise<void>;
+  /** Reads events below the window's floor. MUST cost what it returns. @returns undefined when they are not kept */
+  readonly read?: (query: Query) => Promise<Event[]>;
+  readonly clients: ClientStore;
+  /** Asks the other relays on this engine. @returns undefined when not all of them answered in time */
+  readonly ask: (from: string, question: Question) => Promise<Answer[] | undefined>;
+}
+
+export interface ClientStore {
+  get(id: ClientId): Promise<ClientRecord | undefined>;
+  /** All clients of a user, by `userKey`. */
+  of(user: string): Promise<ClientRecord[]>;
+  /**
+   * Changes one client, as an entry of the log. `change` gets the record as it is (undefined: unknown) and the
+   * entry's id, and returns the new one; undefined removes the client. It MAY be called again when another relay
+   * changed the same client meanwhile; what it throws is thrown on, and nothing changes.
+   * @returns the record as it is now; undefined when there is none. No entry when there was none and there is none,
+   *   or when `change` returned what it got.
+   */
+  update(id: ClientId, change: ClientChange): Promise<ClientRecord | undefined>;
+  /** Notes how far clients have confirmed. No entry: it may come a second late, and never ahead of the truth. */
+  moveCursors(cursors: ReadonlyMap<ClientId, EventId>): Promise<void>;
+}
+
+export type ClientChange = (record: ClientRecord | undefined, at: EventId) => ClientRecord | undefined;

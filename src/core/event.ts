@@ -1,0 +1,46 @@
+import type { EventId } from "./id.js";
+
+/** Whoever the backend says: a non-negative safe integer or 1–128 characters. `1` and `"1"` are the same user. */
+export type UserId = number | string;
+
+/** What makes two user ids the same user. */
+export function userKey(userId: UserId): string {
+  return String(userId);
+}
+
+/** An event as the publisher gives it. */
+export interface EventDraft {
+  readonly topic: string;
+  /** The users that it is for; absent: everyone. Never empty, no user twice. */
+  readonly users?: readonly UserId[];
+  /**
+   * The message as JSON text. Text rather than a value: it is encoded once for every format and client, and
+   * its memory is what its length says.
+   */
+  readonly message: string;
+  /** Seconds after which it is not delivered any more; 0: only to those connected now, and never stored. */
+  readonly ttl?: number;
+  /** A later event with the same topic, users and key replaces this one for whoever has not received it yet. */
+  readonly key?: string;
+  /** Attributes of the CloudEvent that it was published as (`id`, `source`, `type`, extensions), as JSON text. */
+  readonly attributes?: string;
+}
+
+export interface Event extends EventDraft {
+  readonly id: EventId;
+}
+
+export function isFor(event: EventDraft, user: string): boolean {
+  return event.users === undefined || event.users.some((userId) => userKey(userId) === user);
+}
+
+export function isExpired(event: Event, now: number): boolean {
+  return event.ttl !== undefined && event.id.ms + event.ttl * 1000 <= now;
+}
+
+/** Events with the same replacement key replace each other; undefined when the event has no `key`. */
+export function replacementKey(event: EventDraft): string | undefined {
+  if (event.key === undefined) return undefined;
+  const users = event.users?.map(userKey).sort() ?? null;
+  return JSON.stringify([event.topic, users, event.key]);
+}

@@ -1,0 +1,134 @@
+/** The bytes of one event or notice as they go over the wire. Shared by all who get it: never changed. */
+export type Frame = Buffer;
+
+/** Where a connection's bytes go: a socket or a response, reduced to what delivery needs. None of it may throw. */
+export interface Sink {
+  /** Bytes that were written and that the operating system has not taken yet. */
+  readonly buffered: number;
+  /** Bytes that the operating system has taken, in all. */
+  readonly taken: number;
+  /** Takes whole frames, in order. */
+  write(bytes: Buffer): void;
+  /** Calls back once all that was written so far has been taken. */
+  whenTaken(callback: () => void): void;
+  /** Asks the other end to return `payload` once it has received everything before; absent: the transport can not. */
+  readonly ping?: (payload: string) => void;
+  /** Keeps an idle transport without pings open. */
+  readonly idle?: () => void;
+  /** Ends it, after what was written. */
+  close(code: number, reason: string): void;
+}
+
+/**
+ * A queue of frames as a shared list: queues with the same frames are the same node, so the bytes are joined once
+ * for all connections that got the same.
+ */
+class Queue {
+  readonly bytes: number;
+  private readonly before: Queue | undefined;
+  private readonly frame: Frame | undefined;
+  private readonly length: number;
+  private next: Queue | undefined;
+  private bytesJoined: Buffer | undefined;
+
+  constructor(before?: Queue, frame?: Frame) {
+    this.before = before;
+    this.frame = frame;
+    this.length = before ? before.length + 1 : 0;
+    this.bytes = before && frame ? before.bytes + frame.length : 0;
+  }
+
+  with(frame: Frame): Queue {
+    // An event goes to all its readers before the next one does: remembering the newest successor is enough.
+    if (this.next?.frame !== frame) this.next = new Queue(this, frame);
+    return this.next;
+  }
+
+  joined(): Buffer {
+    this.bytesJoined ??= this.length === 1 && this.frame ? this.frame : Buffer.concat(this.frames(), this.bytes);
+    return this.bytesJoined;
+  }
+
+  private frames(): Frame[] {
+    const frames = this.before?.frames() ?? [];
+    if (this.frame) frames.push(this.frame);
+    return frames;
+  }
+}
+
+/** Writes every outbox that has something queued once per turn of the event loop. One per relay. */
+export class Flusher {
+  /** The empty queue of this turn, from which all queues of the turn grow. */
+  empty = new Queue();
+  private waiting: Outbox[] = [];
+  private scheduled = false;
+
+  add(outbox: Outbox): void {
+    this.waiting.push(outbox);
+    if (this.scheduled) return;
+    this.scheduled = true;
+    setImmediate(() => this.flush());
+  }
+
+  private flush(): void {
+    const due = this.waiting;
+    this.waiting = [];
+    this.scheduled = false;
+    for (const outbox of due) outbox.flush();
+    this.empty = new Queue();
+  }
+}
+
+/** The frames that wait for one connection; bounded by `limit` bytes together with what the sink buffers. */
+export class Outbox {
+  private queue: Queue;
+  private room: number;
+  private listed = false;
+
+  /**
+   * @param limit bytes
+   * @param flushed called after each write
+   */
+  constructor(
+    private readonly sink: Sink,
+    private readonly flusher: Flusher,
+    private readonly limit: number,
+    private readonly flushed: () => void,
+  ) {
+    this.queue = flusher.empty;
+    this.room = limit;
+  }
+
+  /** Queues a frame. @returns false, and does nothing, when there is no room for it */
+  push(frame: Frame): boolean {
+    if (this.queue.bytes + frame.length > this.room && !this.makeRoom(frame)) return false;
+    if (this.queue.bytes === 0) this.queue = this.flusher.empty;
+    this.queue = this.queue.with(frame);
+    if (!this.listed) {
+      this.listed = true;
+      this.flusher.add(this);
+    }
+    return true;
+  }
+
+  flush(): void {
+    this.listed = false;
+    if (this.queue.bytes === 0) return;
+    const bytes = this.queue.joined();
+    this.queue = this.flusher.empty;
+    this.sink.write(bytes);
+    this.room = this.limit - this.sink.buffered;
+    this.flushed();
+  }
+
+  /** Writes at once what waits for the end of the turn, as the socket may well take it. */
+  private makeRoom(frame: Frame): boolean {
+    const listed = this.listed;
+    this.flush();
+    this.listed = listed;
+    const { buffered } = this.sink;
+    this.room = this.limit - buffered;
+    // A frame larger than the whole limit goes out alone.
+    return frame.length <= this.room || buffered === 0;
+  }
+}

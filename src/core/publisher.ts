@@ -1,0 +1,165 @@
+import type { Delivery, DeliveryState, Engine, Once } from "./engine.js";
+import { RelayError } from "./errors.js";
+import type { Event, EventDraft } from "./event.js";
+import { compareIds, type EventId, formatId } from "./id.js";
+import type { Reader } from "./reader.js";
+import { deliveriesOf, type Receipts, stateOf } from "./receipts.js";
+
+/** How long an idempotency key is known, in milliseconds (product section 3). */
+const KEY_WINDOW = 600_000;
+
+/** What a publisher learns at once. Counts that are not known for sure are absent. */
+export interface PublishReply {
+  readonly id: string;
+  readonly matched?: number;
+  readonly sent?: number;
+  readonly waiting?: number;
+  readonly confirmed?: number;
+  readonly duplicate?: true;
+}
+
+export interface PublishOptions {
+  /** Milliseconds to wait for the confirmation of those in `sent`. */
+  readonly wait?: number | undefined;
+  readonly once?: Omit<Once, "until"> | undefined;
+}
+
+/** The side of the relay that publishers see: append, count, wait, look up. */
+export class Publisher {
+  /** Requests with an idempotency key that are under way. */
+  private readonly pending = new Map<string, { fingerprint: string; replies: Promise<PublishReply[]> }>();
+  /** How to end each wait for confirmations that is under way. */
+  private readonly waits = new Set<() => void>();
+  private stopped = false;
+
+  constructor(
+    private readonly engine: Engine,
+    private readonly receipts: Receipts,
+    private readonly node: string,
+  ) {}
+
+  /**
+   * Publishes events, in order; resolves when they are as safe as the engine promises.
+   * @throws {RelayError} idempotency_key_reused; unavailable
+   */
+  async publish(drafts: readonly EventDraft[], { once, wait }: PublishOptions = {}): Promise<PublishReply[]> {
+    if (!once) {
+      const { ids } = await this.engine.append(drafts);
+      return this.replies(ids, wait);
+    }
+    const first = this.pending.get(once.key);
+    if (first?.fingerprint === once.fingerprint) return duplicates(await first.replies);
+    const replies = this.publishOnce(drafts, { ...once, until: Date.now() + KEY_WINDOW }, wait);
+    if (first) return replies;
+    this.pending.set(once.key, { fingerprint: once.fingerprint, replies });
+    try {
+      return await replies;
+    } finally {
+      this.pending.delete(once.key);
+    }
+  }
+
+  /** The event's head and what became of it for each client that it matched. @throws {RelayError} not_found */
+  async receipt(id: EventId): Promise<{ event: Event; deliveries: Delivery[] }> {
+    const receipt = this.receipts.get(id);
+    if (!receipt) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
+    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
+    if (!others) throw new RelayError("unavailable", "not all relays have answered");
+    const deliveries = merge([deliveriesOf(receipt), ...others.map((answer) => answer.deliveries)]);
+    if (others.length === 0) return { event: receipt.event, deliveries };
+    return { event: receipt.event, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
+  }
+
+  /** Resolves when the clients here that were sent the event have confirmed it, or at `until` (Unix milliseconds). */
+  async confirmed(id: EventId, until: number): Promise<void> {
+    const receipt = this.receipts.get(id);
+    const open = receipt?.matched.filter((reader) => stateOf(receipt, reader) === "sent") ?? [];
+    if (open.length === 0 || this.stopped) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(() => end(), until - Date.now());
+      const left = new Map(open.map((reader) => [reader, reader.awaitConfirmed(id, () => confirmed(reader))]));
+      const confirmed = (reader: Reader): void => {
+        left.get(reader)?.();
+        if (left.delete(reader) && left.size === 0) end();
+      };
+      const end = (): void => {
+        clearTimeout(timer);
+        this.waits.delete(end);
+        for (const giveUp of left.values()) giveUp();
+        resolve();
+      };
+      this.waits.add(end);
+    });
+  }
+
+  /** Answers all who wait for confirmations with what stands. */
+  stop(): void {
+    this.stopped = true;
+    for (const end of this.waits) end();
+  }
+
+  private async publishOnce(drafts: readonly EventDraft[], once: Once, wait?: number): Promise<PublishReply[]> {
+    const { ids, duplicate } = await this.engine.append(drafts, once);
+    if (duplicate?.reply !== undefined) return duplicates(JSON.parse(duplicate.reply) as PublishReply[]);
+    const replies = await this.replies(ids, wait);
+    if (duplicate) return duplicates(replies);
+    await this.engine.settle(once.key, JSON.stringify(replies));
+    return replies;
+  }
+
+  /** A client that has moved to a relay which did not know it when the event came: its cursor tells. */
+  private async further(delivery: Delivery, id: EventId): Promise<Delivery> {
+    if (delivery.state !== "waiting") return delivery;
+    const record = await this.engine.clients.get(delivery.client);
+    return record && compareIds(id, record.cursor) <= 0 ? { ...delivery, state: "confirmed" } : delivery;
+  }
+
+  private replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
+    return Promise.all(ids.map((id) => (wait === undefined ? this.reply(id) : this.replyConfirmed(id, wait))));
+  }
+
+  private async reply(id: EventId): Promise<PublishReply> {
+    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
+    const receipt = this.receipts.get(id);
+    if (!others || !receipt) return { id: formatId(id) };
+    const counts = { matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
+    if (receipt.event.ttl !== 0) counts.waiting = counts.matched - counts.sent;
+    const elsewhere = others.flatMap(({ deliveries }) => deliveries);
+    counts.matched += elsewhere.length;
+    counts.sent += count(elsewhere, "sent", "confirmed");
+    counts.waiting += count(elsewhere, "waiting");
+    return { id: formatId(id), ...counts };
+  }
+
+  private async replyConfirmed(id: EventId, wait: number): Promise<PublishReply> {
+    const until = Date.now() + wait;
+    const reply = await this.reply(id);
+    const [others] = await Promise.all([
+      this.engine.ask(this.node, { ask: "confirmed", event: id, until }),
+      this.confirmed(id, until),
+    ]);
+    const receipt = this.receipts.get(id);
+    if (!others || !receipt) return reply;
+    const all = merge([deliveriesOf(receipt), ...others.map(({ deliveries }) => deliveries)]);
+    return { ...reply, confirmed: count(all, "confirmed") };
+  }
+}
+
+function count(deliveries: readonly Delivery[], ...states: readonly DeliveryState[]): number {
+  return deliveries.filter(({ state }) => states.includes(state)).length;
+}
+
+function duplicates(replies: readonly PublishReply[]): PublishReply[] {
+  return replies.map((reply) => ({ ...reply, duplicate: true }));
+}
+
+/** One delivery per client: the furthest that any relay knows of, as a client may have moved from one to another. */
+function merge(parts: readonly (readonly Delivery[])[]): Delivery[] {
+  const rank: Record<DeliveryState, number> = { expired: 0, waiting: 1, sent: 2, confirmed: 3 };
+  const merged = new Map<string, Delivery>();
+  for (const delivery of parts.flat()) {
+    const known = merged.get(delivery.client);
+    if (!known || rank[known.state] < rank[delivery.state]) merged.set(delivery.client, delivery);
+  }
+  return [...merged.values()];
+}

@@ -1,0 +1,102 @@
+import { type ClientRecord, stretchAfter, withCursor, withReplay } from "./client.js";
+import { type Event, userKey } from "./event.js";
+import { compareIds, type EventId, laterOf } from "./id.js";
+import type { Disconnect } from "./notice.js";
+
+/** How many separate stretches that passed a reader by are remembered for receipts. */
+const MAX_LOST = 16;
+
+/** What a reader knows of its connection. */
+export interface ReaderConnection {
+  /** Everything up to here that was meant for the client is in the outbox, or was lost. */
+  readonly position: EventId;
+  /** Hands over an event that was just published. @returns whether it took it */
+  deliver(event: Event, before: EventId): boolean;
+  /** Moves the cursor to the head when the client has all that was meant for it. */
+  settle(): void;
+  close(disconnect: Disconnect): void;
+}
+
+/** A client that this relay holds: how far it has read the log, with a connection or without. */
+export class Reader {
+  readonly user: string;
+  connection: ReaderConnection | undefined;
+  /** Removed or forgotten. */
+  gone = false;
+  /** Something was lost, and its next connection has to say so. */
+  owesGap = false;
+  /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
+  confirmed: EventId;
+  private current: ClientRecord;
+  private readonly stretchesLost: { after: EventId; through: EventId }[] = [];
+  private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
+
+  constructor(record: ClientRecord) {
+    this.current = record;
+    this.user = userKey(record.userId);
+    this.confirmed = record.cursor;
+  }
+
+  get record(): ClientRecord {
+    return this.current;
+  }
+
+  get cursor(): EventId {
+    return this.current.cursor;
+  }
+
+  /** Takes over a changed record; the cursor here is never behind the one that was kept. */
+  adopt(record: ClientRecord): void {
+    this.current = withCursor(record, laterOf(record.cursor, this.cursor));
+  }
+
+  /** The client has everything up to and with `id`. @returns whether that was new */
+  confirm(id: EventId): boolean {
+    const moved = compareIds(id, this.cursor) > 0;
+    if (moved) this.current = withCursor(this.current, id);
+    this.confirmed = laterOf(this.confirmed, id);
+    for (const wait of this.awaited) if (compareIds(wait.id, id) <= 0) wait.done();
+    return moved;
+  }
+
+  /** Moves the cursor over what was not meant for the client. */
+  pass(id: EventId): void {
+    this.current = withCursor(this.current, laterOf(id, this.cursor));
+  }
+
+  /**
+   * Goes on from another place in the log: back, or ahead.
+   * @param has whether the client says that it has everything up to there, or just does not want it
+   */
+  goOn(position: EventId, has: boolean): void {
+    const ahead = compareIds(position, this.cursor) > 0;
+    if (ahead && !has) this.lose(this.cursor, position);
+    if (ahead && has) this.confirm(position);
+    this.current = withReplay(this.current, position);
+  }
+
+  /** Calls `done` once the client has confirmed `id`. @returns how to give up waiting */
+  awaitConfirmed(id: EventId, done: () => void): () => void {
+    const wait = { id, done };
+    this.awaited.add(wait);
+    return () => void this.awaited.delete(wait);
+  }
+
+  /** What comes next in the log for this client, as far as the same subscriptions hold. */
+  stretch(position: EventId): { topics: readonly string[]; until: EventId | undefined; user: string } {
+    return { ...stretchAfter(this.current, position), user: this.user };
+  }
+
+  /** Notes that events of this stretch will not reach the client. */
+  lose(after: EventId, through: EventId): void {
+    this.stretchesLost.push({ after, through });
+    if (this.stretchesLost.length <= MAX_LOST) return;
+    // Rather call something lost that was not than confirmed what was lost.
+    const [first, second] = this.stretchesLost.splice(0, 2);
+    if (first && second) this.stretchesLost.unshift({ after: first.after, through: second.through });
+  }
+
+  lost(id: EventId): boolean {
+    return this.stretchesLost.some(({ after, through }) => compareIds(after, id) < 0 && compareIds(id, through) <= 0);
+  }
+}

@@ -1,0 +1,116 @@
+import { randomUUID } from "node:crypto";
+import { Clients } from "./clients.js";
+import { Connections, type ConnectionSettings, release } from "./connections.js";
+import type { Answer, Engine, Entry, Question } from "./engine.js";
+import type { Event } from "./event.js";
+import type { EventId } from "./id.js";
+import { Log } from "./log.js";
+import { REMOVED, REPLACED } from "./notice.js";
+import { Publisher } from "./publisher.js";
+import { deliveriesOf, Receipts } from "./receipts.js";
+import { Registry } from "./registry.js";
+
+/** How often old events are dropped when nothing new pushes them out, in milliseconds. */
+const TRIM_EVERY = 1000;
+
+/**
+ * The relay: follows the log, and hands each entry to those whom it concerns. Its three sides are `clients` (register),
+ * `connections` (connect) and `publisher` (publish).
+ */
+export class Relay {
+  readonly clients: Clients;
+  readonly connections: Connections;
+  readonly publisher: Publisher;
+  private readonly node = randomUUID();
+  private readonly receipts = new Receipts();
+  private readonly registry = new Registry((id) => void this.clients.expire(id));
+  private readonly timer: NodeJS.Timeout;
+  private leave: (() => Promise<void>) | undefined;
+  /** The last entry that was followed. */
+  private followed: EventId;
+
+  private constructor(
+    private readonly engine: Engine,
+    settings: ConnectionSettings,
+  ) {
+    const { registry, receipts, node } = this;
+    const log = new Log(engine);
+    this.clients = new Clients(engine, log, registry, node);
+    this.connections = new Connections(engine, log, registry, this.clients, receipts, settings);
+    this.publisher = new Publisher(engine, receipts, node);
+    this.followed = engine.head;
+    this.timer = setInterval(() => engine.window.trim(Date.now()), TRIM_EVERY).unref();
+  }
+
+  /** Joins a relay to the engine. */
+  static async start(engine: Engine, settings: ConnectionSettings): Promise<Relay> {
+    const relay = new Relay(engine, settings);
+    relay.leave = await engine.join({
+      node: relay.node,
+      follow: (entry) => relay.follow(entry),
+      answer: (question) => relay.answer(question),
+    });
+    return relay;
+  }
+
+  /** How many connections are open, on all relays of the engine; undefined when that is not known. */
+  async countConnections(): Promise<number | undefined> {
+    const others = await this.engine.ask(this.node, { ask: "connections" });
+    return others?.reduce((sum, { connections }) => sum + connections, this.registry.connections);
+  }
+
+  /** Answers what is under way, ends all connections, and leaves the engine. */
+  async stop(): Promise<void> {
+    clearInterval(this.timer);
+    this.publisher.stop();
+    await this.connections.stop();
+    this.registry.stop();
+    await this.leave?.();
+  }
+
+  private follow(entry: Entry): void {
+    const before = this.followed;
+    switch (entry.kind) {
+      case "event":
+        this.followed = entry.event.id;
+        this.deliver(entry.event, before);
+        if (entry.replaces) this.receipts.missRest(entry.replaces.id);
+        return;
+      case "client":
+        this.followed = entry.id;
+        if (entry.record.node === this.node) this.registry.hold(entry.record);
+        else this.drop(entry.record.id, false);
+        return;
+      case "removed":
+        this.followed = entry.id;
+        this.drop(entry.client, true);
+    }
+  }
+
+  /** Lets go of a client: it was removed, or another relay holds it now. */
+  private drop(client: string, removed: boolean): void {
+    const reader = this.registry.get(client);
+    if (!reader) return;
+    reader.gone = removed;
+    release(this.registry, reader, removed ? REMOVED : REPLACED);
+    this.registry.drop(reader);
+  }
+
+  private deliver(event: Event, before: EventId): void {
+    const { readers, connected } = this.registry.match(event);
+    const stored = event.ttl !== 0;
+    const receipt = this.receipts.add(event, stored ? readers : connected);
+    for (const reader of connected) {
+      if (reader.connection?.deliver(event, before)) receipt.sent++;
+      else if (!stored) receipt.missed.add(reader);
+    }
+  }
+
+  private async answer(question: Question): Promise<Answer> {
+    const { connections } = this.registry;
+    if (question.ask === "connections") return { connections, deliveries: [] };
+    if (question.ask === "confirmed") await this.publisher.confirmed(question.event, question.until);
+    const receipt = this.receipts.get(question.event);
+    return { connections, deliveries: receipt ? deliveriesOf(receipt) : [] };
+  }
+}

@@ -1,0 +1,120 @@
+import type { Event } from "./event.js";
+import { compareIds, type EventId } from "./id.js";
+
+/** One event's place in every run that it stands in. Emptied when the event is replaced. */
+export interface Slot {
+  readonly id: EventId;
+  event: Event | undefined;
+}
+
+/** Slots in the order of their ids: added at the end, dropped from the front, found by id. */
+export class Run {
+  private slots: (Slot | undefined)[] = [];
+  private start = 0;
+  private emptied = 0;
+
+  /** How many of the slots have an event. */
+  get size(): number {
+    return this.slots.length - this.start - this.emptied;
+  }
+
+  at(index: number): Slot | undefined {
+    return this.slots[this.start + index];
+  }
+
+  push(slot: Slot): void {
+    this.slots.push(slot);
+  }
+
+  /** Drops the slots from the front up to and with `id`. */
+  dropThrough(id: EventId): void {
+    for (let slot = this.at(0); slot && compareIds(slot.id, id) <= 0; slot = this.at(0)) {
+      if (!slot.event) this.emptied--;
+      this.slots[this.start++] = undefined;
+    }
+    // Give the memory back once half of the array is behind us: constant cost per event, over time.
+    if (this.start * 2 > this.slots.length) this.compact();
+  }
+
+  /** To be called when one of this run's slots has been emptied. */
+  noteEmptied(): void {
+    this.emptied++;
+    if (this.emptied > this.size) this.compact();
+  }
+
+  /** The index of the first slot whose id is above `id`; the number of slots when there is none. */
+  after(id: EventId): number {
+    let low = this.start;
+    let high = this.slots.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (compareIds((this.slots[middle] as Slot).id, id) <= 0) low = middle + 1;
+      else high = middle;
+    }
+    return low - this.start;
+  }
+
+  private compact(): void {
+    this.slots = this.slots.filter((slot) => slot?.event !== undefined);
+    this.start = 0;
+    this.emptied = 0;
+  }
+}
+
+/** The first `limit` events of several runs that come after `after` and not after `until`, in order, each once. */
+export function mergeRuns(runs: Iterable<Run>, after: EventId, until: EventId | undefined, limit: number): Event[] {
+  const heap: Head[] = [];
+  for (const run of runs) {
+    const index = run.after(after);
+    const slot = run.at(index);
+    if (slot) pushHead(heap, { run, index, slot });
+  }
+  const merged: Event[] = [];
+  for (let head = heap[0]; head && merged.length < limit; head = heap[0]) {
+    const { event, id } = head.slot;
+    if (until && compareIds(id, until) > 0) break;
+    // Two subscriptions may name the same run, and an event for several users stands in several.
+    if (event && merged.at(-1) !== event) merged.push(event);
+    const next = head.run.at(++head.index);
+    const moved = next ? head : heap.pop();
+    if (next) head.slot = next;
+    if (moved && heap.length > 0) heap[0] = moved;
+    sinkHead(heap);
+  }
+  return merged;
+}
+
+interface Head {
+  readonly run: Run;
+  index: number;
+  slot: Slot;
+}
+
+function pushHead(heap: Head[], head: Head): void {
+  let child = heap.push(head) - 1;
+  while (child > 0) {
+    const parent = (child - 1) >> 1;
+    if (compareIds((heap[parent] as Head).slot.id, head.slot.id) <= 0) break;
+    heap[child] = heap[parent] as Head;
+    child = parent;
+  }
+  heap[child] = head;
+}
+
+function sinkHead(heap: Head[]): void {
+  const head = heap[0];
+  if (!head) return;
+  let parent = 0;
+  for (;;) {
+    let child = 2 * parent + 1;
+    const left = heap[child];
+    if (!left) break;
+    const right = heap[child + 1];
+    if (right && compareIds(right.slot.id, left.slot.id) < 0) child++;
+    const least = heap[child] as Head;
+    if (compareIds(head.slot.id, least.slot.id) <= 0) break;
+    heap[parent] = least;
+    parent = child;
+  }
+  heap[parent] = head;
+}

@@ -1,0 +1,180 @@
+import { type Event, replacementKey, userKey } from "./event.js";
+import { type EventId, compareIds, ZERO } from "./id.js";
+import { mergeRuns, Run, type Slot } from "./run.js";
+import { isPattern, SegmentTrie } from "./topics.js";
+
+/** What a reader asks of the log: its events after a cursor. */
+export interface Query {
+  readonly after: EventId;
+  /** Up to and with this id; absent: up to the head. */
+  readonly until?: EventId | undefined;
+  /** Subscriptions: topics and patterns. */
+  readonly topics: readonly string[];
+  /** `userKey` of the reader: events for everyone and for this user. */
+  readonly user: string;
+  /** How many events at most. */
+  readonly limit: number;
+}
+
+export interface Retention {
+  /** Milliseconds. */
+  readonly age: number;
+  readonly count: number;
+  /** An estimate of the memory that the events take, indexes included. */
+  readonly bytes: number;
+}
+
+interface TopicRuns {
+  readonly everyone: Run;
+  readonly users: Map<string, Run>;
+}
+
+// Estimated bytes on 64-bit V8, on top of the text: an event with its id and places in the runs; a topic's map
+// and trie entries and first run; a user's run within a topic.
+const EVENT_BYTES = 256;
+const TOPIC_BYTES = 768;
+const USER_BYTES = 320;
+
+/**
+ * The newest events of the log, in memory, found by topic and addressee, so that reading costs what it returns.
+ * Bounded by age, count and bytes; what falls out at the old end moves `floor` up.
+ */
+export class Window {
+  private readonly retention: Retention;
+  private readonly slots = new Run();
+  private readonly topics = new Map<string, TopicRuns>();
+  private readonly names = new SegmentTrie<TopicRuns>();
+  private readonly replaceable = new Map<string, Slot>();
+  private size = 0;
+  private lowest: EventId;
+
+  /** @param floor events up to and with this id are not in the window */
+  constructor(retention: Retention, floor: EventId = ZERO) {
+    this.retention = retention;
+    this.lowest = floor;
+  }
+
+  /** Everything after this id is in the window; what is at or before it is not. */
+  get floor(): EventId {
+    return this.lowest;
+  }
+
+  get count(): number {
+    return this.slots.size;
+  }
+
+  get bytes(): number {
+    return this.size;
+  }
+
+  /**
+   * Adds the newest event, and drops from the old end what the retention no longer allows.
+   * @returns the event that this one replaces by its key, which is gone from the window now
+   */
+  append(event: Event): Event | undefined {
+    const slot: Slot = { id: event.id, event };
+    const replaced = this.replace(event, slot);
+    this.slots.push(slot);
+    for (const run of this.runsOf(event)) run.push(slot);
+    this.size += eventBytes(event);
+    this.trim(event.id.ms);
+    return replaced;
+  }
+
+  /** Drops what is too old at `now`, too much, or too large. */
+  trim(now: number): void {
+    const { age, count, bytes } = this.retention;
+    for (let oldest = this.slots.at(0); oldest; oldest = this.slots.at(0)) {
+      if (this.count <= count && this.size <= bytes && oldest.id.ms > now - age) return;
+      const { id, event } = oldest;
+      this.slots.dropThrough(id);
+      if (!event) continue;
+      this.lowest = id;
+      this.forget(oldest, event, (run) => run.dropThrough(id));
+    }
+  }
+
+  /** The first events that the query asks for, of those in the window. */
+  read(query: Query): Event[] {
+    return mergeRuns(this.runsFor(query), query.after, query.until, query.limit);
+  }
+
+  private *runsFor({ topics, user }: Query): Generator<Run> {
+    for (const subscription of topics) {
+      const exact = this.topics.get(subscription);
+      const all = isPattern(subscription) ? this.names.matchedBy(subscription) : exact ? [exact] : [];
+      for (const runs of all) {
+        yield runs.everyone;
+        const own = runs.users.get(user);
+        if (own) yield own;
+      }
+    }
+  }
+
+  private *runsOf(event: Event): Generator<Run> {
+    let runs = this.topics.get(event.topic);
+    if (!runs) {
+      runs = { everyone: new Run(), users: new Map() };
+      this.topics.set(event.topic, runs);
+      this.names.set(event.topic, runs);
+      this.size += TOPIC_BYTES;
+    }
+    if (!event.users) yield runs.everyone;
+    for (const userId of event.users ?? []) {
+      let own = runs.users.get(userKey(userId));
+      if (!own) {
+        runs.users.set(userKey(userId), (own = new Run()));
+        this.size += USER_BYTES;
+      }
+      yield own;
+    }
+  }
+
+  private replace(event: Event, slot: Slot): Event | undefined {
+    const key = replacementKey(event);
+    if (key === undefined) return undefined;
+    const old = this.replaceable.get(key);
+    const replaced = old?.event;
+    if (old && replaced) {
+      old.event = undefined;
+      this.slots.noteEmptied();
+      this.forget(old, replaced, (run) => run.noteEmptied());
+    }
+    this.replaceable.set(key, slot);
+    return replaced;
+  }
+
+  /** Takes an event out of the indexes; `leave` does what the runs that it stood in need. */
+  private forget(slot: Slot, event: Event, leave: (run: Run) => void): void {
+    const key = replacementKey(event);
+    if (key !== undefined && this.replaceable.get(key) === slot) this.replaceable.delete(key);
+    const runs = this.topics.get(event.topic);
+    if (!runs) return;
+    this.size -= eventBytes(event);
+    if (!event.users) leave(runs.everyone);
+    for (const userId of event.users ?? []) {
+      const own = runs.users.get(userKey(userId));
+      if (!own) continue;
+      leave(own);
+      if (own.size > 0) continue;
+      runs.users.delete(userKey(userId));
+      this.size -= USER_BYTES;
+    }
+    if (runs.everyone.size > 0 || runs.users.size > 0) return;
+    this.topics.delete(event.topic);
+    this.names.delete(event.topic);
+    this.size -= TOPIC_BYTES;
+  }
+}
+
+function eventBytes(event: Event): number {
+  const text = Buffer.byteLength(event.message) + (event.attributes?.length ?? 0) + (event.key?.length ?? 0);
+  // A user costs a place in the event's list and one in the user's run, besides the id itself.
+  const users = event.users?.reduce<number>((sum, userId) => sum + 24 + userKey(userId).length, 0) ?? 0;
+  return EVENT_BYTES + event.topic.length + text + users;
+}
+
+/** Whether a reader at `position` can go on from the window alone. */
+export function covers(window: Window, position: EventId): boolean {
+  return compareIds(position, window.floor) >= 0;
+}

@@ -1,0 +1,57 @@
+import type { Encoder } from "../core/connection.js";
+import type { Notice } from "../core/notice.js";
+import type { Event, UserId } from "../core/event.js";
+import type { Frame } from "../core/outbox.js";
+import type { Format } from "./format.js";
+
+/** How a transport wraps text: a WebSocket frame, a server-sent event, a line. */
+export interface Framing {
+  event(format: Format, event: Event, userId: UserId): Frame;
+  text(text: string): Frame;
+}
+
+/** Bytes of frames that are kept for readers which catch up on the same events. */
+const CACHE_BYTES = 4 * 1024 * 1024;
+
+/** A format in a framing: encodes and frames each event once, for all that get the same. */
+export class FramedEncoder implements Encoder {
+  private readonly frames = new Map<Event, Frame>();
+  private cached = 0;
+  private last: { event: Event; userId: UserId; frame: Frame } | undefined;
+
+  constructor(
+    readonly format: Format,
+    private readonly framing: Framing,
+  ) {}
+
+  event(event: Event, userId: UserId): Frame {
+    const shared = !this.format.personal || event.users === undefined;
+    const { last } = this;
+    if (last?.event === event && (shared || last.userId === userId)) return last.frame;
+    const frame = (shared ? this.frames.get(event) : undefined) ?? this.framing.event(this.format, event, userId);
+    if (shared) this.keep(event, frame);
+    this.last = { event, userId, frame };
+    return frame;
+  }
+
+  notice(notice: Notice): Frame | undefined {
+    const text = this.format.notice(notice);
+    return text === undefined ? undefined : this.framing.text(text);
+  }
+
+  /** A frame with any other text. */
+  text(text: string): Frame {
+    return this.framing.text(text);
+  }
+
+  private keep(event: Event, frame: Frame): void {
+    if (this.frames.has(event)) return;
+    this.frames.set(event, frame);
+    this.cached += frame.length;
+    for (const [oldest, bytes] of this.frames) {
+      if (this.cached <= CACHE_BYTES) break;
+      this.frames.delete(oldest);
+      this.cached -= bytes.length;
+    }
+  }
+}

@@ -1,0 +1,76 @@
+import type { IncomingHttpHeaders } from "node:http";
+import { z } from "zod";
+import { RelayError } from "../core/errors.js";
+import type { EventDraft } from "../core/event.js";
+import { decodeText, parseJson } from "./json.js";
+import { InvalidInput } from "./problems.js";
+import { check, draftOf } from "./schemas.js";
+
+/** CloudEvents 1.0 (section 3.1): attribute names are lower-case letters and digits; values here are simple. */
+const attributeValue = z.union([z.string(), z.boolean(), z.number()]);
+
+const cloudEvent = z
+  .object({
+    specversion: z.literal("1.0"),
+    id: z.string().min(1),
+    source: z.string().min(1),
+    type: z.string().min(1),
+    subject: z.string("is required: it is the topic"),
+    time: z.iso.datetime({ offset: true }).optional(),
+    datacontenttype: z.string().min(1).optional(),
+    dataschema: z.string().min(1).optional(),
+    data: z.unknown(),
+  })
+  .catchall(attributeValue);
+
+/** An event from a structured CloudEvent (JSON event format). */
+export function draftOfCloudEvent(value: unknown, maxMessage: number): EventDraft {
+  if (typeof value === "object" && value !== null && "data_base64" in value) {
+    throw new InvalidInput([{ path: "data_base64", message: "is not supported: send text or JSON in data" }]);
+  }
+  const { specversion: _, subject, relayuser, relayid: __, data, ...attributes } = check(cloudEvent, value);
+  const odd = Object.keys(attributes).find((name) => !/^[a-z\d]+$/.test(name));
+  if (odd !== undefined) {
+    throw new InvalidInput([{ path: odd, message: "is not an attribute name: use lower-case letters and digits" }]);
+  }
+  const fields = { topic: subject, message: data ?? null, ...(relayuser === undefined ? {} : { user_id: relayuser }) };
+  return { ...draftOf(fields, maxMessage), attributes: boundedAttributes(attributes, maxMessage) };
+}
+
+/** Whether a request is a CloudEvent in the binary mode of the HTTP binding (section 3.1.3). */
+export function isBinaryCloudEvent(headers: IncomingHttpHeaders): boolean {
+  return headers["ce-specversion"] !== undefined;
+}
+
+/** An event from `ce-*` headers and a body (HTTP binding section 3.1). */
+export function draftOfBinaryCloudEvent(
+  headers: IncomingHttpHeaders,
+  body: Uint8Array,
+  maxMessage: number,
+): EventDraft {
+  const type = headers["content-type"];
+  const attributes: Record<string, unknown> = type === undefined ? {} : { datacontenttype: type };
+  for (const [name, value] of Object.entries(headers)) {
+    if (name.startsWith("ce-") && typeof value === "string") attributes[name.slice(3)] = decodeHeader(name, value);
+  }
+  const text = decodeText(body);
+  const isJson = type === undefined || /^[^;]*[/+]json\s*(?:;|$)/i.test(type);
+  return draftOfCloudEvent({ ...attributes, data: isJson && text !== "" ? parseJson(text) : text }, maxMessage);
+}
+
+function decodeHeader(name: string, value: string): string {
+  try {
+    // Section 3.1.3.2: values are percent-encoded UTF-8.
+    return decodeURIComponent(value);
+  } catch (cause) {
+    throw new RelayError("bad_request", `the header ${name} is not percent-encoded`, { cause });
+  }
+}
+
+function boundedAttributes(attributes: object, maxBytes: number): string {
+  const text = JSON.stringify(attributes);
+  if (Buffer.byteLength(text) > maxBytes) {
+    throw new RelayError("too_large", `the event's attributes may have ${maxBytes} bytes`);
+  }
+  return text;
+}

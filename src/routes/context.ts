@@ -1,0 +1,70 @@
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { Relay } from "../core/relay.js";
+import type { Since } from "../core/log.js";
+import type { Settings } from "../config.js";
+import { formatNamed } from "../formats/index.js";
+import type { Format } from "../formats/format.js";
+import { InvalidInput, HttpError } from "./problems.js";
+import { parseSince } from "./schemas.js";
+
+/** What the routes work with. */
+export interface Context {
+  readonly relay: Relay;
+  readonly settings: Settings;
+  /** Where the plugin is mounted; empty at the root. */
+  readonly prefix: string;
+}
+
+/** How a connection is asked for: the query of `/ws` and `/stream`. */
+export interface ConnectionQuery {
+  readonly format?: string;
+  readonly since?: string;
+  readonly ack?: string;
+  readonly ttl?: string;
+}
+
+/** The client's UUID as 32 hex digits, from that or the dashed form; undefined when it is none. */
+export function clientIdOf(text: string): string | undefined {
+  const plain = /^[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12}$/i.test(text) ? text.replaceAll("-", "") : text;
+  return /^[\da-f]{32}$/i.test(plain) ? plain.toLowerCase() : undefined;
+}
+
+/** The parts of an id that may be logged. */
+export function shortId(id: string): string {
+  return `${id.slice(0, 8)}…`;
+}
+
+export function requestedFormat(query: ConnectionQuery): Format | undefined {
+  if (query.format === undefined) return undefined;
+  const format = formatNamed(query.format);
+  if (!format) throw new InvalidInput([{ path: "format", message: "must be raw, json or cloudevents" }]);
+  return format;
+}
+
+/** Where the client wants to go on; the query wins over the header that `EventSource` repeats. */
+export function requestedSince(request: FastifyRequest): Since | undefined {
+  const { since } = request.query as ConnectionQuery;
+  if (since !== undefined) return parseSince(since, "since");
+  const last = request.headers["last-event-id"];
+  return typeof last === "string" && last !== "" ? parseSince(last, "Last-Event-ID") : undefined;
+}
+
+export function requestedAck(query: ConnectionQuery): boolean {
+  if (query.ack !== undefined && query.ack !== "manual") {
+    throw new InvalidInput([{ path: "ack", message: "must be manual" }]);
+  }
+  return query.ack === "manual";
+}
+
+/** The relay's own address as the caller sees it, without a slash at the end. */
+export function baseUrl({ settings, prefix }: Context, request: FastifyRequest): string {
+  if (settings.publicUrl !== undefined) return settings.publicUrl.replace(/\/+$/, "") + prefix;
+  const url = `${request.protocol}://${request.host}`;
+  if (!URL.canParse(url)) throw new HttpError(400, "the Host header is not a host");
+  return url + prefix;
+}
+
+/** An answer that is for its receiver alone. */
+export function noStore(reply: FastifyReply): void {
+  void reply.header("cache-control", "no-store");
+}

@@ -1,0 +1,164 @@
+import { z } from "zod";
+import { BROADCAST, ownTopics, type TopicsChange, topicsOf } from "../core/client.js";
+import type { Connection } from "../core/connection.js";
+import { RelayError } from "../core/errors.js";
+import { parseId } from "../core/id.js";
+import type { Relay } from "../core/relay.js";
+import type { FramedEncoder } from "../formats/encoder.js";
+import type { ErrorFrame, ResponseFrame } from "../protocol.js";
+import { parseJson } from "./json.js";
+import { InvalidInput } from "./problems.js";
+import { check, draftOf, messageText, room, subscriptionList } from "./schemas.js";
+
+const requestId = z.union([z.string().max(255), z.number()]);
+const request = z.strictObject({
+  id: requestId,
+  type: z.literal("request"),
+  action: z.string(),
+  payload: z.unknown(),
+});
+const join = z.strictObject({ type: z.literal("join"), room });
+const leave = z.strictObject({ type: z.literal("leave"), room });
+const chat = z.strictObject({ type: z.literal("chat"), content: z.string() });
+const withMessage = z.strictObject({ message: z.unknown().refine((value) => value !== undefined, "is required") });
+const nothing = z.strictObject({}).optional();
+const ack = z.strictObject({ id: z.string() });
+
+/** What a client says over its WebSocket, and what the relay does about it (product section 4). */
+export class Frames {
+  constructor(
+    private readonly relay: Relay,
+    private readonly connection: Connection,
+    private readonly encoder: FramedEncoder,
+    private readonly maxMessage: number,
+    /** A connection of `/ws`: there, text in the `raw` format that is no JSON object is said to all others. */
+    private readonly inLobby: boolean,
+  ) {}
+
+  /** @returns false when the frame was answered with an error */
+  async handle(text: string): Promise<boolean> {
+    let id: string | number | undefined;
+    try {
+      if (text.trimEnd() === "ping") {
+        this.say("pong");
+        return true;
+      }
+      const frame = this.parse(text);
+      if (frame === undefined) return await this.broadcast(text).then(() => true);
+      const known = requestId.safeParse((frame as { id?: unknown }).id);
+      if (known.success) id = known.data;
+      await this.dispatch(frame);
+      return true;
+    } catch (error) {
+      this.refuse(error, id);
+      return false;
+    }
+  }
+
+  /** Answers with an error frame. */
+  refuse(error: unknown, id?: string | number): void {
+    if (!(error instanceof RelayError)) throw error;
+    const { code, message } = error;
+    this.say({ ...(id === undefined ? {} : { id }), type: "error", error: { code, message } } satisfies ErrorFrame);
+  }
+
+  private say(answer: object | "pong"): void {
+    this.connection.send(this.encoder.text(answer === "pong" ? answer : JSON.stringify(answer)));
+  }
+
+  /** The frame's object; undefined when it is text for everyone in the lobby. */
+  private parse(text: string): object | undefined {
+    const open = this.inLobby && this.encoder.format.name === "raw";
+    if (open && !text.trimStart().startsWith("{")) return undefined;
+    const value = parseJson(text);
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      throw new InvalidInput([{ path: "", message: "a frame must be a JSON object, or ping" }]);
+    }
+    return value;
+  }
+
+  private async dispatch(frame: object): Promise<void> {
+    const { type } = frame as { type?: unknown };
+    if (type === undefined && "topics" in frame) return this.change({ set: check(subscriptionList, frame).topics });
+    switch (type) {
+      case "request":
+        return this.answer(frame);
+      case "join":
+        return this.change({ join: check(join, frame).room });
+      case "leave":
+        return this.change({ leave: check(leave, frame).room });
+      case "chat":
+        return this.chat(check(chat, frame).content);
+      default:
+        throw new InvalidInput([
+          { path: "type", message: 'must be request, join, leave or chat; or send {"topics": […]} or ping' },
+        ]);
+    }
+  }
+
+  private async answer(frame: object): Promise<void> {
+    const { id, action, payload } = check(request, frame);
+    this.say({ id, type: "response", data: await this.act(action, payload) } satisfies ResponseFrame);
+  }
+
+  private async act(action: string, payload: unknown): Promise<unknown> {
+    switch (action) {
+      case "echo":
+        return { echo: check(withMessage, payload).message };
+      case "broadcast":
+        return this.broadcast(check(withMessage, payload).message);
+      case "get_connections":
+        check(nothing, payload);
+        return { connections: await this.relay.countConnections() };
+      case "topics":
+        check(nothing, payload);
+        return { topics: topicsOf(this.connection.reader.record) };
+      case "subscribe":
+        return { topics: await this.changed({ add: check(subscriptionList, payload).topics }) };
+      case "unsubscribe":
+        return { topics: await this.changed({ remove: check(subscriptionList, payload).topics }) };
+      case "publish":
+        return this.publish(draftOf(payload, this.maxMessage));
+      case "ack":
+        return this.ack(check(ack, payload).id);
+      default:
+        throw new InvalidInput([
+          {
+            path: "action",
+            message: "must be echo, broadcast, get_connections, subscribe, unsubscribe, topics, publish or ack",
+          },
+        ]);
+    }
+  }
+
+  private ack(text: string): { id: string } {
+    const id = parseId(text);
+    if (!id) throw new InvalidInput([{ path: "payload.id", message: "must be an event id" }]);
+    if (this.connection.ack(id)) return { id: text };
+    throw new InvalidInput([{ path: "payload.id", message: "was not sent on this connection yet" }]);
+  }
+
+  private async changed(change: TopicsChange): Promise<string[]> {
+    return ownTopics(await this.relay.clients.changeTopics(this.connection.reader.record.id, change));
+  }
+
+  private async change(change: TopicsChange): Promise<void> {
+    this.connection.notify({ event: "topics", topics: await this.changed(change) });
+  }
+
+  private async chat(content: string): Promise<void> {
+    const { rooms } = this.connection.reader.record;
+    if (rooms.length === 0) throw new RelayError("bad_request", 'join a room first: {"type":"join","room":"…"}');
+    const message = messageText(content, this.maxMessage);
+    await this.relay.publisher.publish(rooms.map((topic) => ({ topic, message })));
+  }
+
+  private async broadcast(value: unknown): Promise<unknown> {
+    return this.publish({ topic: BROADCAST, message: messageText(value, this.maxMessage) });
+  }
+
+  private async publish(draft: { topic: string; message: string }): Promise<unknown> {
+    const [receipt] = await this.relay.publisher.publish([draft]);
+    return receipt;
+  }
+}

@@ -1,0 +1,109 @@
+import { STATUS_CODES } from "node:http";
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
+import { type ErrorCode, RelayError } from "../core/errors.js";
+import type { FieldError, Problem } from "../protocol.js";
+
+const STATUS: Record<ErrorCode, number> = {
+  bad_request: 400,
+  not_found: 404,
+  too_large: 413,
+  idempotency_key_reused: 422,
+  too_many: 429,
+  unavailable: 503,
+};
+
+/** Codes for what HTTP itself or the server finds wrong. */
+const CODES: Record<number, string> = {
+  400: "bad_request",
+  403: "forbidden",
+  404: "not_found",
+  405: "method_not_allowed",
+  413: "too_large",
+  415: "unsupported_media_type",
+  426: "upgrade_required",
+  429: "too_many",
+  503: "unavailable",
+};
+
+/** Seconds after which `too_many` and `unavailable` are worth trying again. */
+const RETRY_AFTER = 1;
+
+/** Input that does not fit: which fields, and why. */
+export class InvalidInput extends RelayError {
+  constructor(readonly errors: readonly FieldError[]) {
+    super("bad_request", errors.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join("; "));
+  }
+}
+
+/** An error that only HTTP has. */
+export class HttpError extends Error {
+  constructor(
+    readonly statusCode: number,
+    message: string,
+    readonly headers: Record<string, string> = {},
+  ) {
+    super(message);
+  }
+}
+
+export function problem(status: number, detail: string, code: string): Problem {
+  return { type: "about:blank", title: STATUS_CODES[status] ?? "Error", status, detail, code };
+}
+
+/** What a caller is told of an error. What is not the caller's doing is not told. */
+export function problemOf(error: unknown): Problem {
+  if (error instanceof InvalidInput) {
+    return { ...problem(400, error.message, error.code), errors: [...error.errors] };
+  }
+  if (error instanceof RelayError) return problem(STATUS[error.code], error.message, error.code);
+  const { statusCode: status, message } = error as Partial<FastifyError>;
+  if (status === undefined || status < 400 || status >= 500) {
+    return problem(500, "something went wrong in the relay", "internal");
+  }
+  return problem(status, message ?? "", CODES[status] ?? "bad_request");
+}
+
+export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
+  const answer = problemOf(error);
+  if (answer.status === 429 || answer.status === 503) void reply.header("retry-after", RETRY_AFTER);
+  if (error instanceof HttpError) void reply.headers(error.headers);
+  return reply.code(answer.status).type("application/problem+json").send(answer);
+}
+
+export function handleError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  if (problemOf(error).status === 500) request.log.error({ err: error }, "request failed");
+  void sendProblem(reply, error);
+}
+
+export function handleNotFound(request: FastifyRequest, reply: FastifyReply): void {
+  const path = request.url.split("?")[0] ?? "";
+  void sendProblem(reply, new HttpError(404, `there is no ${path.length > 100 ? `${path.slice(0, 100)}…` : path}`));
+}
+
+/** Answers 405 with `Allow` on every route that is added from now on, for the methods that it does not have. */
+export function answerOtherMethods(app: FastifyInstance): () => void {
+  const methods = new Map<string, Set<string>>();
+  app.addHook("onRoute", ({ url, method }: RouteOptions) => {
+    const known = methods.get(url) ?? new Set();
+    for (const name of [method].flat()) known.add(name);
+    methods.set(url, known);
+  });
+  return () => {
+    const found = [...methods];
+    for (const [url, known] of found) {
+      const method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((name) => !known.has(name));
+      const allow = [...known].sort().join(", ");
+      if (url.includes("*")) continue;
+      app.route({
+        method,
+        url: url.slice(app.prefix.length) || "/",
+        exposeHeadRoute: false,
+        // Before the body is looked at: its type does not matter.
+        onRequest: async (request) => {
+          throw new HttpError(405, `${request.method} is not for this path: use ${allow}`, { allow });
+        },
+        handler: async () => undefined,
+      });
+    }
+  };
+}

@@ -1,0 +1,155 @@
+import { createHash } from "node:crypto";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import { RelayError } from "../core/errors.js";
+import type { EventDraft } from "../core/event.js";
+import { formatId, parseId } from "../core/id.js";
+import type { PublishOptions, PublishReply } from "../core/publisher.js";
+import type { Problem } from "../protocol.js";
+import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
+import { type Context, noStore } from "./context.js";
+import { decodeText, parseJson } from "./json.js";
+import { HttpError, InvalidInput, problemOf } from "./problems.js";
+import { draftOf } from "./schemas.js";
+
+/** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
+export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
+
+/** Events in one request: the event loop is busy with them for some tens of milliseconds at most. */
+const MAX_BATCH = 10_000;
+
+/** Seconds (product section 3). */
+const MAX_WAIT = 30;
+
+const MAX_IDEMPOTENCY_KEY = 255;
+
+/** `/publish` and `/events`: events come in, and publishers learn what became of them. */
+export function publishRoutes(app: FastifyInstance, { relay, settings }: Context): void {
+  const { maxMessage } = settings;
+
+  app.post("/publish", { bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
+    noStore(reply);
+    const { items, form } = itemsOf(request, maxMessage);
+    const options = optionsOf(request);
+    if (form === "single") {
+      const [draft] = items.map((item) => item());
+      const [receipt] = await publish([draft as EventDraft], options);
+      return receipt;
+    }
+    const replies = await publishAll(items, options);
+    if (form === "array") return replies;
+    void reply.type("application/x-ndjson");
+    return replies.map((item) => `${JSON.stringify(item)}\n`).join("");
+  });
+
+  app.get<{ Params: { id: string } }>("/events/:id", async (request, reply) => {
+    noStore(reply);
+    const id = parseId(request.params.id);
+    if (!id) throw new RelayError("not_found", "no such event: an id is <milliseconds>-<sequence>");
+    const { event, deliveries } = await relay.publisher.receipt(id);
+    const { topic, users, ttl, key } = event;
+    const counts: Record<string, number> = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
+    for (const { state } of deliveries) counts[state] = (counts[state] ?? 0) + 1;
+    return {
+      id: formatId(id),
+      topic,
+      time: new Date(id.ms).toISOString(),
+      ...(users && (users.length === 1 ? { user_id: users[0] } : { user_ids: users })),
+      ttl,
+      key,
+      matched: deliveries.length,
+      ...counts,
+      clients: deliveries.map(({ client, userId, state }) => ({ id: client, user_id: userId, state })),
+    };
+  });
+
+  function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
+    const { key, wait } = options;
+    const once = key === undefined ? undefined : { key, fingerprint: digest(drafts) };
+    return relay.publisher.publish(drafts, { wait, once });
+  }
+
+  /** Each item by itself: what is wrong with one does not touch the others. */
+  async function publishAll(
+    items: readonly (() => EventDraft)[],
+    options: PublishOptions & { key: string | undefined },
+  ): Promise<(PublishReply | Problem)[]> {
+    const drafts: EventDraft[] = [];
+    const outcomes = items.map((item) => {
+      try {
+        return drafts.push(item()) - 1;
+      } catch (error) {
+        return problemOf(error);
+      }
+    });
+    const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
+    return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
+  }
+}
+
+/** A request's events, each to be checked when it is called. */
+interface Items {
+  readonly items: readonly (() => EventDraft)[];
+  /** How they came, and how the reply goes. */
+  readonly form: "single" | "array" | "lines";
+}
+
+function itemsOf(request: FastifyRequest, maxMessage: number): Items {
+  const { headers } = request;
+  const body = (request.body as Buffer | undefined) ?? Buffer.alloc(0);
+  if (isBinaryCloudEvent(headers)) {
+    return { form: "single", items: [() => draftOfBinaryCloudEvent(headers, body, maxMessage)] };
+  }
+  const type = (headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase();
+  const read = type?.startsWith("application/cloudevents") ? draftOfCloudEvent : draftOf;
+  switch (type) {
+    case "application/json":
+    case "application/cloudevents+json":
+    case "application/cloudevents-batch+json": {
+      const value = parseJson(decodeText(body));
+      if (!Array.isArray(value)) return { form: "single", items: [() => read(value, maxMessage)] };
+      return { form: "array", items: bounded(value).map((item) => () => read(item, maxMessage)) };
+    }
+    case "application/x-ndjson":
+    case "application/ndjson": {
+      const lines = decodeText(body).split("\n");
+      const filled = lines.filter((line) => line.trim() !== "");
+      return { form: "lines", items: bounded(filled).map((line) => () => draftOf(parseJson(line), maxMessage)) };
+    }
+    default:
+      throw new HttpError(
+        415,
+        "send content-type: application/json, application/x-ndjson, or a CloudEvent (application/cloudevents+json, " +
+          "application/cloudevents-batch+json, or ce-* headers)",
+      );
+  }
+}
+
+function bounded<T>(items: readonly T[]): readonly T[] {
+  if (items.length <= MAX_BATCH) return items;
+  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${items.length}`);
+}
+
+function optionsOf(request: FastifyRequest): PublishOptions & { key: string | undefined } {
+  const { wait } = request.query as { wait?: unknown };
+  const key = request.headers["idempotency-key"];
+  const seconds = typeof wait === "string" && /^\d+(?:\.\d+)?$/.test(wait) ? Number(wait) : undefined;
+  if (wait !== undefined && (seconds === undefined || seconds > MAX_WAIT)) {
+    throw new InvalidInput([{ path: "wait", message: `must be seconds, from 0 to ${MAX_WAIT}` }]);
+  }
+  if (Array.isArray(key) || key === "" || (key?.length ?? 0) > MAX_IDEMPOTENCY_KEY) {
+    throw new InvalidInput([{ path: "Idempotency-Key", message: `must have 1 to ${MAX_IDEMPOTENCY_KEY} characters` }]);
+  }
+  return { key, wait: seconds === undefined ? undefined : seconds * 1000 };
+}
+
+function digest(drafts: readonly EventDraft[]): string {
+  return createHash("sha256").update(JSON.stringify(drafts)).digest("base64");
+}
+
+/** Hands every body on as bytes: `/publish` tells itself what it takes. */
+export function acceptAnyBody(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", { parseAs: "buffer" }, (_request: FastifyRequest, body: Buffer, done) => {
+    done(null, body);
+  });
+}

@@ -1,0 +1,120 @@
+import { z } from "zod";
+import { MAX_TOPICS } from "../core/client.js";
+import { RelayError } from "../core/errors.js";
+import { type EventDraft, type UserId, userKey } from "../core/event.js";
+import { parseId } from "../core/id.js";
+import type { Since } from "../core/log.js";
+import { subscriptionFault, topicFault } from "../core/topics.js";
+import type { FieldError } from "../protocol.js";
+import { parseDuration } from "../units.js";
+import { InvalidInput } from "./problems.js";
+
+/** Most users that one event may name. */
+const MAX_USERS = 10_000;
+
+/** Longest replacement key and idempotency key, in characters. */
+const MAX_KEY = 255;
+
+function named(fault: (name: string) => string | undefined): z.ZodType<string> {
+  return z.string().superRefine((name, context) => {
+    const message = fault(name);
+    if (message) context.addIssue({ code: "custom", message, input: name });
+  });
+}
+
+const topic = named(topicFault);
+const subscriptions = z.array(named(subscriptionFault)).max(MAX_TOPICS);
+
+export const userId = z.union([z.int().min(0), z.string().min(1).max(128)], {
+  error: "must be a non-negative safe integer, or a string of 1 to 128 characters",
+});
+
+const seconds = z.int().min(0);
+
+export const registration = z.strictObject({
+  user_id: userId,
+  topics: subscriptions.optional(),
+  ttl: z.int().min(1).optional(),
+});
+
+export const topicsChange = z
+  .union([
+    z.strictObject({ topics: subscriptions }),
+    z.strictObject({ add: subscriptions.optional(), remove: subscriptions.optional() }),
+  ])
+  .transform((change) => ("topics" in change ? { set: change.topics } : change));
+
+export const publication = z
+  .strictObject({
+    topic,
+    message: z.unknown().refine((value) => value !== undefined, "is required"),
+    user_id: userId.optional(),
+    user_ids: z.array(userId).min(1).max(MAX_USERS).optional(),
+    ttl: seconds.optional(),
+    key: z.string().min(1).max(MAX_KEY).optional(),
+  })
+  .refine((item) => item.user_id === undefined || item.user_ids === undefined, {
+    path: ["user_ids"],
+    message: "goes instead of user_id, not with it",
+  });
+
+export const subscriptionList = z.strictObject({ topics: subscriptions });
+
+/** `text` as a room: a topic that one may both subscribe and publish to. */
+export const room = topic;
+
+/**
+ * The value as the schema has it.
+ * @throws {InvalidInput} each field that does not fit, with its path
+ */
+export function check<T>(schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  throw new InvalidInput(result.error.issues.flatMap(fieldErrors));
+}
+
+function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
+  const path = issue.path.join(".");
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((key) => ({ path: path ? `${path}.${key}` : key, message: "is not a known field" }));
+  }
+  return [{ path, message: issue.message }];
+}
+
+/**
+ * The event that a publisher's fields describe.
+ * @param maxMessage bytes
+ * @throws {RelayError} bad_request, too_large
+ */
+export function draftOf(value: unknown, maxMessage: number): EventDraft {
+  const { topic: name, message, user_id, user_ids, ttl, key } = check(publication, value);
+  const users = user_ids ? distinct(user_ids) : user_id === undefined ? undefined : [user_id];
+  return { topic: name, users, message: messageText(message, maxMessage), ttl, key };
+}
+
+export function messageText(message: unknown, maxMessage: number): string {
+  const text = JSON.stringify(message);
+  const bytes = Buffer.byteLength(text);
+  if (bytes > maxMessage) {
+    throw new RelayError("too_large", `message: is ${bytes} bytes, and may have ${maxMessage}`);
+  }
+  return text;
+}
+
+function distinct(userIds: readonly UserId[]): UserId[] {
+  return [...new Map(userIds.map((id) => [userKey(id), id])).values()];
+}
+
+/**
+ * @param text `ID`, `10m`, `0` or `now`
+ * @throws {InvalidInput}
+ */
+export function parseSince(text: string, path: string): Since {
+  if (text === "0" || text === "0-0") return "start";
+  if (text === "now") return "now";
+  const id = parseId(text);
+  if (id) return { id };
+  const ago = parseDuration(text);
+  if (ago !== undefined) return { ago };
+  throw new InvalidInput([{ path, message: "must be an event id, a duration such as 10m, 0 or now" }]);
+}

@@ -1,0 +1,67 @@
+import type { Socket } from "node:net";
+import type { WebSocket } from "ws";
+import type { Sink } from "../core/outbox.js";
+import { encodersFor } from "../formats/index.js";
+
+/** A text message in one unmasked, final frame, as servers send it (RFC 6455 section 5.2). */
+function textFrame(text: string): Buffer {
+  const length = Buffer.byteLength(text);
+  const header = length < 126 ? 2 : length < 65_536 ? 4 : 10;
+  const frame = Buffer.allocUnsafe(header + length);
+  frame[0] = 0x81;
+  if (header === 2) frame[1] = length;
+  else if (header === 4) {
+    frame[1] = 126;
+    frame.writeUInt16BE(length, 2);
+  } else {
+    frame[1] = 127;
+    frame.writeBigUInt64BE(BigInt(length), 2);
+  }
+  frame.write(text, header);
+  return frame;
+}
+
+/** The formats on a WebSocket: a text frame each. */
+export const socketEncoders = encodersFor({
+  event: (format, event, userId) => textFrame(format.event(event, userId)),
+  text: textFrame,
+});
+
+/**
+ * A WebSocket as a sink. Frames are made once for all and written past `ws`, straight to its socket; that is in order
+ * with what `ws` writes itself (pings, pongs, close), as it writes at once when nothing is compressed.
+ */
+export class SocketSink implements Sink {
+  constructor(
+    private readonly webSocket: WebSocket,
+    private readonly socket: Socket,
+  ) {}
+
+  get buffered(): number {
+    return this.socket.writableLength;
+  }
+
+  get taken(): number {
+    return this.socket.bytesWritten - this.socket.writableLength;
+  }
+
+  write(bytes: Buffer): void {
+    if (this.open) this.socket.write(bytes);
+  }
+
+  whenTaken(callback: () => void): void {
+    this.socket.write("", () => callback());
+  }
+
+  ping(payload: string): void {
+    if (this.open) this.webSocket.ping(payload);
+  }
+
+  close(code: number, reason: string): void {
+    this.webSocket.close(code, reason);
+  }
+
+  private get open(): boolean {
+    return this.webSocket.readyState === this.webSocket.OPEN;
+  }
+}

@@ -1,0 +1,113 @@
+import type { ServerResponse } from "node:http";
+import type { FastifyInstance } from "fastify";
+import type { Sink } from "../core/outbox.js";
+import { formatId } from "../core/id.js";
+import { encodersFor } from "../formats/index.js";
+import { clientIdOf, type ConnectionQuery, type Context, requestedFormat, requestedSince, shortId } from "./context.js";
+import { formats } from "../formats/index.js";
+
+/** Milliseconds after which `EventSource` comes back when its connection is lost. */
+const RETRY = 2000;
+
+/** A field of a server-sent event: each line by itself (HTML Living Standard, section 9.2.6). */
+function field(text: string): string {
+  return `data: ${text.replaceAll(/\r\n|\r|\n/g, "\ndata: ")}\n\n`;
+}
+
+const eventStream = {
+  type: "text/event-stream; charset=utf-8",
+  start: `retry: ${RETRY}\n\n`,
+  idle: ":\n\n",
+  encoders: encodersFor({
+    event: (format, event, userId) => Buffer.from(`id: ${formatId(event.id)}\n${field(format.event(event, userId))}`),
+    text: (text) => Buffer.from(field(text)),
+  }),
+};
+
+const lines = {
+  type: "application/x-ndjson",
+  start: "",
+  idle: "\n",
+  encoders: encodersFor({
+    event: (format, event, userId) => Buffer.from(`${format.line(event, userId)}\n`),
+    text: (text) => Buffer.from(`${text}\n`),
+  }),
+};
+
+/** `/stream/ID`: a client's events as a response that does not end. */
+export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
+  app.get<{ Params: { id: string }; Querystring: ConnectionQuery }>(
+    "/stream/:id",
+    { exposeHeadRoute: false },
+    async (request, reply) => {
+      const id = clientIdOf(request.params.id) ?? "";
+      const format = requestedFormat(request.query) ?? formats.raw;
+      const since = requestedSince(request);
+      const { gap } = await relay.connections.preview(id, since);
+      const stream = /application\/(?:x-)?ndjson/i.test(request.headers.accept ?? "") ? lines : eventStream;
+
+      void reply.hijack();
+      const response = reply.raw;
+      response.writeHead(200, {
+        ...(reply.getHeaders() as Record<string, string>),
+        "content-type": stream.type,
+        "cache-control": "no-store, no-transform",
+        // Proxies that buffer (nginx) would hold events back.
+        "x-accel-buffering": "no",
+        ...(gap ? { "relay-gap": "true" } : {}),
+      });
+      response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
+      response.flushHeaders();
+      if (stream.start) response.write(stream.start);
+      const sink = new StreamSink(response, stream.idle);
+      const connection = await relay.connections
+        .open(id, sink, stream.encoders[format.name], { since })
+        .catch(() => undefined);
+      if (!connection) {
+        response.end();
+        return;
+      }
+      request.log.info({ user_id: connection.reader.record.userId, client: shortId(id) }, "connected");
+      const closed = (): void => {
+        request.log.info({ user_id: connection.reader.record.userId }, "disconnected");
+        void relay.connections.closed(connection);
+      };
+      if (response.destroyed) closed();
+      else response.once("close", closed);
+    },
+  );
+}
+
+class StreamSink implements Sink {
+  constructor(
+    private readonly response: ServerResponse,
+    private readonly comment: string,
+  ) {}
+
+  get buffered(): number {
+    return this.response.writableLength;
+  }
+
+  get taken(): number {
+    const { socket } = this.response;
+    return socket ? socket.bytesWritten - socket.writableLength : 0;
+  }
+
+  write(bytes: Buffer): void {
+    if (!this.response.writableEnded) this.response.write(bytes);
+  }
+
+  whenTaken(callback: () => void): void {
+    const { socket } = this.response;
+    if (socket) socket.write("", () => callback());
+    else setImmediate(callback);
+  }
+
+  idle(): void {
+    this.write(Buffer.from(this.comment));
+  }
+
+  close(): void {
+    this.response.end();
+  }
+}

@@ -1,0 +1,52 @@
+import { EventEmitter } from "node:events";
+import type { IncomingMessage, Server } from "node:http";
+import type { Duplex } from "node:stream";
+import type { FastifyRequest } from "fastify";
+import { HttpError } from "./problems.js";
+
+/**
+ * Node hands every request with an `Upgrade` header to the same listeners. Those that do not mean WebSocket (Java's and
+ * curl's HTTP clients offer `h2c` with ordinary requests) are to be answered as if the header were not there
+ * (RFC 9110 section 7.8).
+ * @returns an emitter of the upgrades to WebSocket alone
+ */
+export function webSocketUpgrades(server: Server): EventEmitter {
+  const upgrades = new EventEmitter();
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (request.headers.upgrade?.toLowerCase() === "websocket") upgrades.emit("upgrade", request, socket, head);
+    else serveAgain(server, request, socket, head);
+  });
+  return upgrades;
+}
+
+/** Puts the request back before its socket, without the upgrade, and has the server read it anew. */
+function serveAgain(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  const lines = [`${request.method} ${request.url} HTTP/${request.httpVersion}`];
+  for (let index = 0; index < request.rawHeaders.length; index += 2) {
+    const name = request.rawHeaders[index] as string;
+    if (!/^(?:upgrade|connection|http2-settings)$/i.test(name)) lines.push(`${name}: ${request.rawHeaders[index + 1]}`);
+  }
+  socket.unshift(Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), head]));
+  server.emit("connection", socket);
+}
+
+/** The config of routes that are WebSockets. */
+export interface UpgradeConfig {
+  readonly webSocket?: true;
+}
+
+/** Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). */
+export async function checkUpgrade(request: FastifyRequest & { ws?: boolean }): Promise<void> {
+  if (!request.ws) return;
+  const { headers } = request;
+  const { url, config } = request.routeOptions;
+  if (url !== undefined && !(config as UpgradeConfig).webSocket) {
+    throw new HttpError(400, "this is not a WebSocket: ask without an upgrade");
+  }
+  if (headers["sec-websocket-version"] !== "13") {
+    throw new HttpError(426, "the WebSocket version must be 13", { "sec-websocket-version": "13" });
+  }
+  if (!/^[+/\d A-Za-z]{22}==$/.test(headers["sec-websocket-key"] ?? "")) {
+    throw new HttpError(400, "the header Sec-WebSocket-Key is missing, or not 16 bytes in base64");
+  }
+}
