@@ -14,6 +14,11 @@ export interface Encoder {
   event(event: Event, userId: UserId): Frame;
   /** A notice; undefined when the format has no way to say it. */
   notice(notice: Notice): Frame | undefined;
+  /**
+   * A question that the other end answers with `payload` once it has received everything before, as WebSockets do;
+   * absent: the transport has none. MUST return the same frame for the same payload when asked again at once.
+   */
+  readonly ping?: ((payload: string) => Frame) | undefined;
 }
 
 /** What all connections of a relay share. */
@@ -34,8 +39,11 @@ export interface Shared {
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
 const BATCH = 256;
 
-/** How often a connection is asked for a confirmation at most, in milliseconds (product section 5). */
-const PING_SPACING = 1000;
+/**
+ * A connection is asked for a confirmation at most so often (product section 5), in milliseconds; spread, as the answers
+ * of all who got the same event would otherwise come all at once, second after second.
+ */
+const PING_SPACING = { least: 1000, spread: 1000 };
 
 /**
  * A client's way out: reads the log for it. It is catching up, from its position on, until it stands at the head;
@@ -50,7 +58,7 @@ export class Connection implements ReaderConnection {
   private readonly outbox: Outbox;
   private lastSent: EventId | undefined;
   private lastPinged: EventId | undefined;
-  private pingedAt = 0;
+  private nextPing = 0;
   private readonly waiting = new Set<() => void>();
 
   /**
@@ -64,7 +72,7 @@ export class Connection implements ReaderConnection {
     private readonly manual: boolean,
   ) {
     this.position = reader.cursor;
-    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.flushed());
+    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.pingIfDue());
   }
 
   get closed(): boolean {
@@ -73,7 +81,7 @@ export class Connection implements ReaderConnection {
 
   /** Says how things stand, and begins to read. */
   start(gap: boolean, topics: readonly string[]): void {
-    const { id, userId } = this.reader.record;
+    const { id, userId } = this.reader;
     const cursor = formatId(this.position);
     this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
     void this.catchUp();
@@ -133,10 +141,10 @@ export class Connection implements ReaderConnection {
    */
   beat(): boolean {
     const progress = this.sink.taken > this.taken;
-    if (this.sink.ping && !this.heard && !(progress && this.sink.buffered > 0)) return false;
+    if (this.encoder.ping && !this.heard && !(progress && this.sink.buffered > 0)) return false;
     this.heard = false;
     this.taken = this.sink.taken;
-    if (this.sink.ping) this.ping();
+    if (this.encoder.ping) this.ping();
     else this.sink.idle?.();
     return true;
   }
@@ -171,7 +179,7 @@ export class Connection implements ReaderConnection {
   }
 
   private hand(event: Event): boolean {
-    if (!this.outbox.push(this.encoder.event(event, this.reader.record.userId))) return false;
+    if (!this.outbox.push(this.encoder.event(event, this.reader.userId))) return false;
     this.position = event.id;
     this.lastSent = event.id;
     return true;
@@ -229,18 +237,23 @@ export class Connection implements ReaderConnection {
     });
   }
 
-  private flushed(): void {
-    const { pings } = this.shared;
-    if (!this.sink.ping || this.manual || !this.lastSent || this.lastPinged === this.lastSent) return;
-    const due = this.pingedAt + PING_SPACING;
-    if (Date.now() >= due) this.ping();
-    else if (!pings.has(this)) pings.add(this, due);
+  /** Sends a ping: its pong says that the other end has all up to what was sent last, as a WebSocket is in order. */
+  ping(): void {
+    const frame = this.pingFrame(Date.now());
+    if (frame) this.send(frame);
   }
 
-  /** A WebSocket is in order: the pong to this says that the other end has all up to what was sent last. */
-  ping(): void {
-    this.pingedAt = Date.now();
+  private pingIfDue(): Frame | undefined {
+    if (this.manual || !this.encoder.ping || this.lastPinged === this.lastSent) return undefined;
+    const now = Date.now();
+    if (now >= this.nextPing) return this.pingFrame(now);
+    if (!this.shared.pings.has(this)) this.shared.pings.add(this, this.nextPing);
+    return undefined;
+  }
+
+  private pingFrame(now: number): Frame | undefined {
+    this.nextPing = now + PING_SPACING.least + Math.random() * PING_SPACING.spread;
     this.lastPinged = this.lastSent;
-    this.sink.ping?.(this.lastSent && !this.manual ? formatId(this.lastSent) : "");
+    return this.encoder.ping?.(this.lastSent && !this.manual ? formatId(this.lastSent) : "");
   }
 }

@@ -1,11 +1,11 @@
-import { type ClientId, type ClientRecord, topicsOf } from "./client.js";
+import { type ClientId, type ClientRecord } from "./client.js";
 import { type Clients, notFound } from "./clients.js";
 import { Connection, type Encoder, type Shared } from "./connection.js";
 import type { Engine } from "./engine.js";
 import type { EventId } from "./id.js";
 import type { Log, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
-import { Flusher, type Sink } from "./outbox.js";
+import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
@@ -43,16 +43,17 @@ export class Connections {
     private readonly registry: Registry,
     private readonly clients: Clients,
     receipts: Receipts,
+    flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
     this.shared = {
       log,
       receipts,
-      flusher: new Flusher(),
+      flusher,
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval), (connection) => this.beat(connection)),
       maxBuffer: settings.maxBuffer,
-      moved: ({ record, cursor }) => void this.moved.set(record.id, cursor),
+      moved: ({ id, cursor }) => void this.moved.set(id, cursor),
     };
     this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
   }
@@ -80,7 +81,7 @@ export class Connections {
     const connection = new Connection(reader, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
     this.shared.beats.add(connection, Date.now() + this.settings.pingInterval);
-    connection.start(gap || owed || reader.owesGap, topicsOf(reader.record));
+    connection.start(gap || owed || reader.owesGap, reader.topics);
     reader.owesGap = false;
     return connection;
   }

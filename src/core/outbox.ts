@@ -11,8 +11,6 @@ export interface Sink {
   write(bytes: Buffer): void;
   /** Calls back once all that was written so far has been taken. */
   whenTaken(callback: () => void): void;
-  /** Asks the other end to return `payload` once it has received everything before; absent: the transport can not. */
-  readonly ping?: (payload: string) => void;
   /** Keeps an idle transport without pings open. */
   readonly idle?: () => void;
   /** Ends it, after what was written. */
@@ -61,19 +59,27 @@ export class Flusher {
   /** The empty queue of this turn, from which all queues of the turn grow. */
   empty = new Queue();
   private waiting: Outbox[] = [];
-  private scheduled = false;
+  private turn: Promise<void> | undefined;
 
   add(outbox: Outbox): void {
     this.waiting.push(outbox);
-    if (this.scheduled) return;
-    this.scheduled = true;
-    setImmediate(() => this.flush());
+    this.turn ??= new Promise((resolve) => {
+      setImmediate(() => {
+        this.flush();
+        resolve();
+      });
+    });
+  }
+
+  /** Resolves when what is queued now has been written. */
+  async written(): Promise<void> {
+    await this.turn;
   }
 
   private flush(): void {
     const due = this.waiting;
     this.waiting = [];
-    this.scheduled = false;
+    this.turn = undefined;
     for (const outbox of due) outbox.flush();
     this.empty = new Queue();
   }
@@ -87,13 +93,13 @@ export class Outbox {
 
   /**
    * @param limit bytes
-   * @param flushed called after each write
+   * @param trailer called before each write: a frame that is to go along, after the others
    */
   constructor(
     private readonly sink: Sink,
     private readonly flusher: Flusher,
     private readonly limit: number,
-    private readonly flushed: () => void,
+    private readonly trailer: () => Frame | undefined,
   ) {
     this.queue = flusher.empty;
     this.room = limit;
@@ -114,11 +120,11 @@ export class Outbox {
   flush(): void {
     this.listed = false;
     if (this.queue.bytes === 0) return;
-    const bytes = this.queue.joined();
+    const last = this.trailer();
+    const bytes = (last ? this.queue.with(last) : this.queue).joined();
     this.queue = this.flusher.empty;
     this.sink.write(bytes);
     this.room = this.limit - this.sink.buffered;
-    this.flushed();
   }
 
   /** Writes at once what waits for the end of the turn, as the socket may well take it. */

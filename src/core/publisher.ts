@@ -2,6 +2,7 @@ import type { Delivery, DeliveryState, Engine, Once } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { Event, EventDraft } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
+import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import { deliveriesOf, type Receipts, stateOf } from "./receipts.js";
 
@@ -35,6 +36,7 @@ export class Publisher {
   constructor(
     private readonly engine: Engine,
     private readonly receipts: Receipts,
+    private readonly flusher: Flusher,
     private readonly node: string,
   ) {}
 
@@ -114,7 +116,9 @@ export class Publisher {
     return record && compareIds(id, record.cursor) <= 0 ? { ...delivery, state: "confirmed" } : delivery;
   }
 
-  private replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
+  private async replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
+    // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
+    await this.flusher.written();
     return Promise.all(ids.map((id) => (wait === undefined ? this.reply(id) : this.replyConfirmed(id, wait))));
   }
 

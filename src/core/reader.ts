@@ -1,5 +1,5 @@
-import { type ClientRecord, stretchAfter, withCursor, withReplay } from "./client.js";
-import { type Event, userKey } from "./event.js";
+import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withCursor, withReplay } from "./client.js";
+import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
 
@@ -19,41 +19,52 @@ export interface ReaderConnection {
 
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
 export class Reader {
+  readonly id: ClientId;
+  readonly userId: UserId;
+  /** `userKey` of the user. */
   readonly user: string;
   connection: ReaderConnection | undefined;
   /** Removed or forgotten. */
   gone = false;
   /** Something was lost, and its next connection has to say so. */
   owesGap = false;
+  /** The last event that the client is known to have. */
+  cursor: EventId;
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   confirmed: EventId;
-  private current: ClientRecord;
+  /** As it was kept last: the cursor may have moved on since. */
+  private kept: ClientRecord;
   private readonly stretchesLost: { after: EventId; through: EventId }[] = [];
   private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
 
   constructor(record: ClientRecord) {
-    this.current = record;
+    this.kept = record;
+    this.id = record.id;
+    this.userId = record.userId;
     this.user = userKey(record.userId);
+    this.cursor = record.cursor;
     this.confirmed = record.cursor;
   }
 
   get record(): ClientRecord {
-    return this.current;
+    return withCursor(this.kept, this.cursor);
   }
 
-  get cursor(): EventId {
-    return this.current.cursor;
+  /** Topics and patterns that it subscribes to now. */
+  get topics(): readonly string[] {
+    return topicsOf(this.kept);
   }
 
   /** Takes over a changed record; the cursor here is never behind the one that was kept. */
   adopt(record: ClientRecord): void {
-    this.current = withCursor(record, laterOf(record.cursor, this.cursor));
+    this.cursor = laterOf(record.cursor, this.cursor);
+    this.kept = withCursor(record, this.cursor);
   }
 
   /** The client has everything up to and with `id`. @returns whether that was new */
   confirm(id: EventId): boolean {
     const moved = compareIds(id, this.cursor) > 0;
-    if (moved) this.current = withCursor(this.current, id);
+    if (moved) this.cursor = id;
     this.confirmed = laterOf(this.confirmed, id);
     for (const wait of this.awaited) if (compareIds(wait.id, id) <= 0) wait.done();
     return moved;
@@ -61,7 +72,7 @@ export class Reader {
 
   /** Moves the cursor over what was not meant for the client. */
   pass(id: EventId): void {
-    this.current = withCursor(this.current, laterOf(id, this.cursor));
+    this.cursor = laterOf(id, this.cursor);
   }
 
   /**
@@ -72,7 +83,8 @@ export class Reader {
     const ahead = compareIds(position, this.cursor) > 0;
     if (ahead && !has) this.lose(this.cursor, position);
     if (ahead && has) this.confirm(position);
-    this.current = withReplay(this.current, position);
+    this.kept = withReplay(this.record, position);
+    this.cursor = position;
   }
 
   /** Calls `done` once the client has confirmed `id`. @returns how to give up waiting */
@@ -84,7 +96,7 @@ export class Reader {
 
   /** What comes next in the log for this client, as far as the same subscriptions hold. */
   stretch(position: EventId): { topics: readonly string[]; until: EventId | undefined; user: string } {
-    return { ...stretchAfter(this.current, position), user: this.user };
+    return { ...stretchAfter(this.kept, position), user: this.user };
   }
 
   /** Notes that events of this stretch will not reach the client. */

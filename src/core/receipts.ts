@@ -71,8 +71,8 @@ export function stateOf({ event, missed }: Receipt, reader: Reader): DeliverySta
 
 export function deliveriesOf(receipt: Receipt): Delivery[] {
   return receipt.matched.map((reader) => ({
-    client: reader.record.id,
-    userId: reader.record.userId,
+    client: reader.id,
+    userId: reader.userId,
     state: stateOf(receipt, reader),
   }));
 }

@@ -51,7 +51,7 @@ export class Registry {
   /** Takes a client in, or takes over a change of one. */
   hold(record: ClientRecord): void {
     const reader = this.readers.get(record.id);
-    const before = new Set(reader ? topicsOf(reader.record) : []);
+    const before = new Set(reader ? reader.topics : []);
     const after = new Set(topicsOf(record));
     const held = reader ?? this.add(record);
     reader?.adopt(record);
@@ -63,11 +63,11 @@ export class Registry {
 
   /** Lets a client go. */
   drop(reader: Reader): void {
-    const { id } = reader.record;
+    const { id } = reader;
     this.detach(reader);
     this.readers.delete(id);
     this.expiries.delete(id);
-    this.subscriptions.remove(reader, topicsOf(reader.record));
+    this.subscriptions.remove(reader, reader.topics);
     const readers = this.users.get(reader.user);
     readers?.delete(reader);
     if (readers?.size === 0) this.users.delete(reader.user);
@@ -92,7 +92,7 @@ export class Registry {
     const readers: Reader[] = [];
     for (const userId of users) {
       for (const reader of this.users.get(userKey(userId)) ?? []) {
-        if (topicsOf(reader.record).some((subscription) => matchesTopic(subscription, topic))) readers.push(reader);
+        if (reader.topics.some((subscription) => matchesTopic(subscription, topic))) readers.push(reader);
       }
     }
     return readers.length === 0 ? NOBODY : { readers, connected: readers.filter((reader) => reader.connection) };

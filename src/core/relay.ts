@@ -6,6 +6,7 @@ import type { Event } from "./event.js";
 import type { EventId } from "./id.js";
 import { Log } from "./log.js";
 import { REMOVED, REPLACED } from "./notice.js";
+import { Flusher } from "./outbox.js";
 import { Publisher } from "./publisher.js";
 import { deliveriesOf, Receipts } from "./receipts.js";
 import { Registry } from "./registry.js";
@@ -35,9 +36,10 @@ export class Relay {
   ) {
     const { registry, receipts, node } = this;
     const log = new Log(engine);
+    const flusher = new Flusher();
     this.clients = new Clients(engine, log, registry, node);
-    this.connections = new Connections(engine, log, registry, this.clients, receipts, settings);
-    this.publisher = new Publisher(engine, receipts, node);
+    this.connections = new Connections(engine, log, registry, this.clients, receipts, flusher, settings);
+    this.publisher = new Publisher(engine, receipts, flusher, node);
     this.followed = engine.head;
     this.timer = setInterval(() => engine.window.trim(Date.now()), TRIM_EVERY).unref();
   }

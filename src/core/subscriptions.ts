@@ -1,4 +1,3 @@
-import { topicsOf } from "./client.js";
 import type { Reader } from "./reader.js";
 import { isPattern, SegmentTrie } from "./topics.js";
 
@@ -42,7 +41,7 @@ export class SubscriptionIndex {
 
   /** To be called when the reader gets or loses its connection. */
   touch(reader: Reader): void {
-    for (const subscription of topicsOf(reader.record)) this.outdate(subscription);
+    for (const subscription of reader.topics) this.outdate(subscription);
   }
 
   audience(topic: string): Audience {

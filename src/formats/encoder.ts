@@ -8,6 +8,8 @@ import type { Format } from "./format.js";
 export interface Framing {
   event(format: Format, event: Event, userId: UserId): Frame;
   text(text: string): Frame;
+  /** See `Encoder.ping`. */
+  readonly ping?: (payload: string) => Frame;
 }
 
 /** Bytes of frames that are kept for readers which catch up on the same events. */
@@ -16,13 +18,18 @@ const CACHE_BYTES = 4 * 1024 * 1024;
 /** A format in a framing: encodes and frames each event once, for all that get the same. */
 export class FramedEncoder implements Encoder {
   private readonly frames = new Map<Event, Frame>();
+  readonly ping: Encoder["ping"];
   private cached = 0;
+  private lastPing: { payload: string; frame: Frame } | undefined;
   private last: { event: Event; userId: UserId; frame: Frame } | undefined;
 
   constructor(
     readonly format: Format,
     private readonly framing: Framing,
-  ) {}
+  ) {
+    const { ping } = framing;
+    this.ping = ping && ((payload) => this.pingOf(payload, ping));
+  }
 
   event(event: Event, userId: UserId): Frame {
     const shared = !this.format.personal || event.users === undefined;
@@ -42,6 +49,11 @@ export class FramedEncoder implements Encoder {
   /** A frame with any other text. */
   text(text: string): Frame {
     return this.framing.text(text);
+  }
+
+  private pingOf(payload: string, make: (payload: string) => Frame): Frame {
+    if (this.lastPing?.payload !== payload) this.lastPing = { payload, frame: make(payload) };
+    return this.lastPing.frame;
   }
 
   private keep(event: Event, frame: Frame): void {

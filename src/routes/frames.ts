@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { BROADCAST, ownTopics, type TopicsChange, topicsOf } from "../core/client.js";
+import { BROADCAST, ownTopics, type TopicsChange } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import { parseId } from "../core/id.js";
@@ -112,7 +112,7 @@ export class Frames {
         return { connections: await this.relay.countConnections() };
       case "topics":
         check(nothing, payload);
-        return { topics: topicsOf(this.connection.reader.record) };
+        return { topics: this.connection.reader.topics };
       case "subscribe":
         return { topics: await this.changed({ add: check(subscriptionList, payload).topics }) };
       case "unsubscribe":
@@ -139,7 +139,7 @@ export class Frames {
   }
 
   private async changed(change: TopicsChange): Promise<string[]> {
-    return ownTopics(await this.relay.clients.changeTopics(this.connection.reader.record.id, change));
+    return ownTopics(await this.relay.clients.changeTopics(this.connection.reader.id, change));
   }
 
   private async change(change: TopicsChange): Promise<void> {

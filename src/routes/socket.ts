@@ -3,12 +3,15 @@ import type { WebSocket } from "ws";
 import type { Sink } from "../core/outbox.js";
 import { encodersFor } from "../formats/index.js";
 
-/** A text message in one unmasked, final frame, as servers send it (RFC 6455 section 5.2). */
-function textFrame(text: string): Buffer {
+const TEXT = 0x81;
+const PING = 0x89;
+
+/** One unmasked, final frame, as servers send them (RFC 6455 section 5.2). */
+function frameOf(opcode: number, text: string): Buffer {
   const length = Buffer.byteLength(text);
   const header = length < 126 ? 2 : length < 65_536 ? 4 : 10;
   const frame = Buffer.allocUnsafe(header + length);
-  frame[0] = 0x81;
+  frame[0] = opcode;
   if (header === 2) frame[1] = length;
   else if (header === 4) {
     frame[1] = 126;
@@ -23,13 +26,14 @@ function textFrame(text: string): Buffer {
 
 /** The formats on a WebSocket: a text frame each. */
 export const socketEncoders = encodersFor({
-  event: (format, event, userId) => textFrame(format.event(event, userId)),
-  text: textFrame,
+  event: (format, event, userId) => frameOf(TEXT, format.event(event, userId)),
+  text: (text) => frameOf(TEXT, text),
+  ping: (payload) => frameOf(PING, payload),
 });
 
 /**
  * A WebSocket as a sink. Frames are made once for all and written past `ws`, straight to its socket; that is in order
- * with what `ws` writes itself (pings, pongs, close), as it writes at once when nothing is compressed.
+ * with what `ws` writes itself (pongs and close frames), as it writes at once when nothing is compressed.
  */
 export class SocketSink implements Sink {
   constructor(
@@ -51,10 +55,6 @@ export class SocketSink implements Sink {
 
   whenTaken(callback: () => void): void {
     this.socket.write("", () => callback());
-  }
-
-  ping(payload: string): void {
-    if (this.open) this.webSocket.ping(payload);
   }
 
   close(code: number, reason: string): void {

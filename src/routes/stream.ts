@@ -67,9 +67,9 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
         response.end();
         return;
       }
-      request.log.info({ user_id: connection.reader.record.userId, client: shortId(id) }, "connected");
+      request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
       const closed = (): void => {
-        request.log.info({ user_id: connection.reader.record.userId }, "disconnected");
+        request.log.info({ user_id: connection.reader.userId }, "disconnected");
         void relay.connections.closed(connection);
       };
       if (response.destroyed) closed();

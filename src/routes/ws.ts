@@ -139,7 +139,7 @@ class SocketSession {
     this.connection = await context.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
     if (this.socket.readyState !== this.socket.OPEN) return this.closed(1006);
     this.frames = new Frames(context.relay, this.connection, encoder, context.settings.maxMessage, this.inLobby);
-    this.log.info({ user_id: this.connection.reader.record.userId, client: shortId(id) }, "connected");
+    this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
     await this.work();
   }
 
@@ -174,7 +174,7 @@ class SocketSession {
     }
     const text = (data as Buffer).toString();
     if (this.inLobby) {
-      this.log.info({ user_id: connection.reader.record.userId, bytes: text.length }, "message");
+      this.log.info({ user_id: connection.reader.userId, bytes: text.length }, "message");
     }
     return frames.handle(text);
   }
@@ -183,7 +183,7 @@ class SocketSession {
     const { connection } = this;
     if (!connection) return;
     this.connection = undefined;
-    this.log.info({ user_id: connection.reader.record.userId, code }, "disconnected");
+    this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
     void this.context.relay.connections.closed(connection).catch((error: unknown) => this.fail(error));
   }
 
