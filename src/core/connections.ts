@@ -51,7 +51,7 @@ export class Connections {
       receipts,
       flusher,
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
-      beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval), (connection) => this.beat(connection)),
+      beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
       maxBuffer: settings.maxBuffer,
       moved: ({ id, cursor }) => void this.moved.set(id, cursor),
     };

@@ -30,7 +30,7 @@ export class MemoryEngine implements Engine {
   readonly window: Window;
   readonly clients: ClientStore = new MemoryClients((make) => this.order(make));
   private readonly followers = new Set<Follower>();
-  // In the order of their end, as all live equally long.
+  // About in the order of their end, as all live equally long.
   private readonly keys = new Map<string, KnownKey>();
   readonly origin: EventId;
   private readonly ids: IdSource;
@@ -97,7 +97,8 @@ export class MemoryEngine implements Engine {
       if (until > now) break;
       this.keys.delete(key);
     }
-    const known = this.keys.get(once.key);
+    const kept = this.keys.get(once.key);
+    const known = kept && kept.until > now ? kept : undefined;
     if (known && known.fingerprint !== once.fingerprint) {
       throw new RelayError("idempotency_key_reused", "this Idempotency-Key was used with another request");
     }

@@ -15,7 +15,7 @@ const request = z.strictObject({
   id: requestId,
   type: z.literal("request"),
   action: z.string(),
-  payload: z.unknown(),
+  payload: z.unknown().optional(),
 });
 const join = z.strictObject({ type: z.literal("join"), room });
 const leave = z.strictObject({ type: z.literal("leave"), room });
@@ -104,23 +104,23 @@ export class Frames {
   private async act(action: string, payload: unknown): Promise<unknown> {
     switch (action) {
       case "echo":
-        return { echo: check(withMessage, payload).message };
+        return { echo: check(withMessage, payload, "payload").message };
       case "broadcast":
-        return this.broadcast(check(withMessage, payload).message);
+        return this.broadcast(check(withMessage, payload, "payload").message);
       case "get_connections":
-        check(nothing, payload);
+        check(nothing, payload, "payload");
         return { connections: await this.relay.countConnections() };
       case "topics":
-        check(nothing, payload);
+        check(nothing, payload, "payload");
         return { topics: this.connection.reader.topics };
       case "subscribe":
-        return { topics: await this.changed({ add: check(subscriptionList, payload).topics }) };
+        return { topics: await this.changed({ add: check(subscriptionList, payload, "payload").topics }) };
       case "unsubscribe":
-        return { topics: await this.changed({ remove: check(subscriptionList, payload).topics }) };
+        return { topics: await this.changed({ remove: check(subscriptionList, payload, "payload").topics }) };
       case "publish":
-        return this.publish(draftOf(payload, this.maxMessage));
+        return this.publish(draftOf(payload, this.maxMessage, "payload"));
       case "ack":
-        return this.ack(check(ack, payload).id);
+        return this.ack(check(ack, payload, "payload").id);
       default:
         throw new InvalidInput([
           {

@@ -65,29 +65,31 @@ export const room = topic;
 
 /**
  * The value as the schema has it.
+ * @param at the path of the value itself
  * @throws {InvalidInput} each field that does not fit, with its path
  */
-export function check<T>(schema: z.ZodType<T>, value: unknown): T {
+export function check<T>(schema: z.ZodType<T>, value: unknown, at?: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  throw new InvalidInput(result.error.issues.flatMap(fieldErrors));
+  throw new InvalidInput(result.error.issues.flatMap((issue) => fieldErrors(issue, at)));
 }
 
-function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
-  const path = issue.path.join(".");
+function fieldErrors(issue: z.core.$ZodIssue, at: string | undefined): FieldError[] {
+  const under = (...path: PropertyKey[]): string => [...(at ? [at] : []), ...path].join(".");
   if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => ({ path: path ? `${path}.${key}` : key, message: "is not a known field" }));
+    return issue.keys.map((key) => ({ path: under(...issue.path, key), message: "is not a known field" }));
   }
-  return [{ path, message: issue.message }];
+  return [{ path: under(...issue.path), message: issue.message }];
 }
 
 /**
  * The event that a publisher's fields describe.
  * @param maxMessage bytes
+ * @param at the path of the value itself
  * @throws {RelayError} bad_request, too_large
  */
-export function draftOf(value: unknown, maxMessage: number): EventDraft {
-  const { topic: name, message, user_id, user_ids, ttl, key } = check(publication, value);
+export function draftOf(value: unknown, maxMessage: number, at?: string): EventDraft {
+  const { topic: name, message, user_id, user_ids, ttl, key } = check(publication, value, at);
   const users = user_ids ? distinct(user_ids) : user_id === undefined ? undefined : [user_id];
   return { topic: name, users, message: messageText(message, maxMessage), ttl, key };
 }

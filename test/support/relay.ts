@@ -1,0 +1,69 @@
+import Fastify, { type FastifyInstance } from "fastify";
+import { onTestFinished } from "vitest";
+import topicRelay, { type TopicRelayOptions } from "../../src/index.js";
+import { handleNotFound } from "../../src/routes/problems.js";
+import { type Frames, openSocket } from "./socket.js";
+
+export interface Registered {
+  url: string;
+  stream_url: string;
+  id: string;
+  user_id: number | string;
+  topics: string[];
+  expires_in: number;
+}
+
+export interface Receipt {
+  id: string;
+  matched: number;
+  sent: number;
+  waiting: number;
+  confirmed?: number;
+  duplicate?: true;
+}
+
+/** A relay that listens on a port of its own, and what tests ask of it. Ends with the test. */
+export interface TestRelay {
+  readonly app: FastifyInstance;
+  readonly http: string;
+  readonly ws: string;
+  fetch(path: string, init?: RequestInit): Promise<Response>;
+  send(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
+  register(body: object): Promise<Registered>;
+  publish(body: object, query?: string, headers?: Record<string, string>): Promise<Receipt>;
+  connect(url: string, protocols?: string[], headers?: Record<string, string>): Promise<Frames>;
+  close(): Promise<void>;
+}
+
+export async function startRelay(options: TopicRelayOptions = {}): Promise<TestRelay> {
+  const app = Fastify();
+  app.setNotFoundHandler(handleNotFound);
+  await app.register(topicRelay, { logLevel: "silent", ...options });
+  const http = await app.listen({ host: "127.0.0.1", port: 0 });
+  onTestFinished(() => app.close());
+  const relay: TestRelay = {
+    app,
+    http,
+    ws: http.replace("http", "ws"),
+    fetch: (path, init) => fetch(http + path, init),
+    send: (method, path, body, headers) =>
+      fetch(http + path, {
+        method,
+        headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
+        ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
+      }),
+    register: async (body) => {
+      const response = await relay.send("POST", "/register", body);
+      if (response.status !== 200) throw new Error(await response.text());
+      return (await response.json()) as Registered;
+    },
+    publish: async (body, query = "", headers = {}) => {
+      const response = await relay.send("POST", `/publish${query}`, body, headers);
+      if (response.status !== 200) throw new Error(await response.text());
+      return (await response.json()) as Receipt;
+    },
+    connect: (url, protocols, headers) => openSocket(url.startsWith("/") ? relay.ws + url : url, protocols, headers),
+    close: () => app.close(),
+  };
+  return relay;
+}
