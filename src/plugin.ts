@@ -15,7 +15,7 @@ import { answerOtherMethods, handleError, HttpError } from "./routes/problems.js
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
 import { streamRoutes } from "./routes/stream.js";
-import { checkUpgrade, webSocketUpgrades } from "./routes/upgrades.js";
+import { checkUpgrade, endRefusedUpgrade, webSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
 
 /** Settings as in the README's table, in camel case; and an engine, if it is not to be made from them. */
@@ -44,6 +44,7 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
   const context: Context = { relay, settings, prefix: app.prefix === "/" ? "" : app.prefix };
 
   app.setErrorHandler(handleError);
+  app.addHook("onResponse", endRefusedUpgrade);
   app.addHook("onRequest", checkOrigin(settings));
   await app.register(cors, {
     origin: (origin, allow) => {

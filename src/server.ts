@@ -1,35 +1,72 @@
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
+import type { Writable } from "node:stream";
 import closeWithGrace from "close-with-grace";
 import Fastify, { type FastifyInstance, LogController } from "fastify";
 import { isLoopback, type Settings, SettingsError } from "./config.js";
 import { topicRelay } from "./plugin.js";
 import { handleNotFound, sendProblem } from "./routes/problems.js";
+import { endRefusedUpgrade } from "./routes/upgrades.js";
 
 /** Milliseconds in which a process that was told to stop has to be gone. */
 const GRACE = 10_000;
 
+/** Characters of a path's parameter: a user id of 128, percent-encoded. */
+const MAX_PARAM = 128 * 12;
+
 /** Milliseconds for a request to arrive whole. */
 const REQUEST_TIMEOUT = 60_000;
 
-/** The process around the plugin: listens, logs, and ends in good order. */
+/** A server with nothing but the relay. */
+export async function createServer(settings: Settings, logTo: Writable = process.stderr): Promise<FastifyInstance> {
+  const { listen: _, ...options } = settings;
+  const app = Fastify({
+    logger: { level: settings.logLevel, stream: logTo },
+    // Two lines for each request would be the most work that a publish makes.
+    logController: new LogController({ disableRequestLogging: true }),
+    trustProxy: settings.trustProxy,
+    requestTimeout: REQUEST_TIMEOUT,
+    routerOptions: { maxParamLength: MAX_PARAM },
+    frameworkErrors: (error, _request, reply) => void sendProblem(reply, error),
+  });
+  app.setNotFoundHandler(handleNotFound);
+  app.addHook("onResponse", endRefusedUpgrade);
+  endUnusedConnections(app);
+  await app.register(topicRelay, options);
+  return app;
+}
+
+/**
+ * Browsers open connections ahead of need. Node does not count one as idle that never had a request, and would wait for
+ * it when the server closes.
+ */
+function endUnusedConnections(app: FastifyInstance): void {
+  const unused = new Set<Socket>();
+  let closing = false;
+  app.server.on("connection", (socket: Socket) => {
+    unused.add(socket);
+    socket.once("close", () => unused.delete(socket));
+    if (closing) socket.destroy();
+  });
+  app.addHook("onRequest", async ({ raw }) => void unused.delete(raw.socket));
+  app.addHook("preClose", async () => {
+    closing = true;
+    for (const socket of unused) socket.destroy();
+  });
+}
+
+/**
+ * The process around the plugin: listens, logs, and ends in good order.
+ * @throws {SettingsError} listening where others can reach it, without saying so
+ */
 export async function serve(settings: Settings): Promise<FastifyInstance> {
-  const { listen, ...options } = settings;
+  const { listen } = settings;
   if (!isLoopback(listen.host) && !settings.insecureOpen) {
     throw new SettingsError(
       `--listen: ${listen.host} can be reached from other machines, and anyone there could register and publish. ` +
         "Listen on 127.0.0.1, or say --insecure-open.",
     );
   }
-  const app = Fastify({
-    logger: { level: settings.logLevel, stream: process.stderr },
-    // Two lines for each request would be the most work that a publish makes.
-    logController: new LogController({ disableRequestLogging: true }),
-    trustProxy: settings.trustProxy,
-    requestTimeout: REQUEST_TIMEOUT,
-    frameworkErrors: (error, _request, reply) => void sendProblem(reply, error),
-  });
-  app.setNotFoundHandler(handleNotFound);
-  await app.register(topicRelay, options);
+  const app = await createServer(settings);
   await app.listen({ host: listen.host, port: listen.port });
   if (!isLoopback(listen.host)) app.log.warn("open to other machines without keys: anyone can register and publish");
   closeWithGrace({ delay: GRACE, logger: app.log }, async ({ signal, err }) => {

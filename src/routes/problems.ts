@@ -56,7 +56,9 @@ export function problemOf(error: unknown): Problem {
     return { ...problem(400, error.message, error.code), errors: [...error.errors] };
   }
   if (error instanceof RelayError) return problem(STATUS[error.code], error.message, error.code);
-  const { statusCode: status, message } = error as Partial<FastifyError>;
+  const { statusCode: status, message, code } = error as Partial<FastifyError>;
+  if (code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
+    return problemOf(new HttpError(415, "send content-type: application/json"));
   if (status === undefined || status < 400 || status >= 500) {
     return problem(500, "something went wrong in the relay", "internal");
   }

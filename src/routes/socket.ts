@@ -59,6 +59,8 @@ export class SocketSink implements Sink {
 
   close(code: number, reason: string): void {
     this.webSocket.close(code, reason);
+    // The other end's own close frame may stand behind what was not read yet.
+    this.webSocket.resume();
   }
 
   private get open(): boolean {

@@ -52,6 +52,8 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
         ...(reply.getHeaders() as Record<string, string>),
         "content-type": stream.type,
         "cache-control": "no-store, no-transform",
+        // When the response does end, so does the connection: a relay that is shutting down waits for both.
+        connection: "close",
         // Proxies that buffer (nginx) would hold events back.
         "x-accel-buffering": "no",
         ...(gap ? { "relay-gap": "true" } : {}),

@@ -4,6 +4,9 @@ import type { Duplex } from "node:stream";
 import type { FastifyRequest } from "fastify";
 import { HttpError } from "./problems.js";
 
+/** Requests that came as upgrades to WebSocket. */
+const upgrading = new WeakSet<IncomingMessage>();
+
 /**
  * Node hands every request with an `Upgrade` header to the same listeners. Those that do not mean WebSocket (Java's and
  * curl's HTTP clients offer `h2c` with ordinary requests) are to be answered as if the header were not there
@@ -13,8 +16,9 @@ import { HttpError } from "./problems.js";
 export function webSocketUpgrades(server: Server): EventEmitter {
   const upgrades = new EventEmitter();
   server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (request.headers.upgrade?.toLowerCase() === "websocket") upgrades.emit("upgrade", request, socket, head);
-    else serveAgain(server, request, socket, head);
+    if (request.headers.upgrade?.toLowerCase() !== "websocket") return serveAgain(server, request, socket, head);
+    upgrading.add(request);
+    upgrades.emit("upgrade", request, socket, head);
   });
   return upgrades;
 }
@@ -36,8 +40,8 @@ export interface UpgradeConfig {
 }
 
 /** Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). */
-export async function checkUpgrade(request: FastifyRequest & { ws?: boolean }): Promise<void> {
-  if (!request.ws) return;
+export async function checkUpgrade(request: FastifyRequest): Promise<void> {
+  if (!upgrading.has(request.raw)) return;
   const { headers } = request;
   const { url, config } = request.routeOptions;
   if (url !== undefined && !(config as UpgradeConfig).webSocket) {
@@ -49,4 +53,9 @@ export async function checkUpgrade(request: FastifyRequest & { ws?: boolean }): 
   if (!/^[+/\d A-Za-z]{22}==$/.test(headers["sec-websocket-key"] ?? "")) {
     throw new HttpError(400, "the header Sec-WebSocket-Key is missing, or not 16 bytes in base64");
   }
+}
+
+/** Node does not look after the socket of an upgrade any more: one that was refused has to be ended. */
+export async function endRefusedUpgrade({ raw }: FastifyRequest): Promise<void> {
+  if (upgrading.has(raw)) raw.socket.destroySoon();
 }

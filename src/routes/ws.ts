@@ -144,6 +144,7 @@ class SocketSession {
   }
 
   private receive(data: RawData, isBinary: boolean): void {
+    if (this.socket.readyState !== this.socket.OPEN) return;
     this.connection?.hear();
     this.inbox.push({ data, isBinary });
     if (this.inbox.length > MAX_INBOX) this.socket.pause();

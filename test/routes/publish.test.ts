@@ -15,8 +15,15 @@ test("counts are of those who were meant, who have it, and who will get it", asy
   const away = await relay.register({ user_id: 1 });
   await relay.register({ user_id: 2 });
   await relay.register({ user_id: 1, topics: ["dogs"] });
-  expect(await relay.publish({ user_id: 1, topic: "cats", message: "x" })).toMatchObject({ matched: 2, sent: 1, waiting: 1 });
-  expect(await relay.publish({ user_ids: [1, "1", 2], topic: "cats", message: "y" })).toMatchObject({ matched: 3, sent: 1 });
+  expect(await relay.publish({ user_id: 1, topic: "cats", message: "x" })).toMatchObject({
+    matched: 2,
+    sent: 1,
+    waiting: 1,
+  });
+  expect(await relay.publish({ user_ids: [1, "1", 2], topic: "cats", message: "y" })).toMatchObject({
+    matched: 3,
+    sent: 1,
+  });
   expect(await relay.publish({ topic: "cats", message: "z" })).toMatchObject({ matched: 3, sent: 1, waiting: 2 });
   expect(await relay.publish({ topic: "birds", message: "z" })).toMatchObject({ matched: 0, sent: 0, waiting: 0 });
   const back = await relay.connect(away.url);
@@ -28,21 +35,32 @@ test("a client gets an event once, however many subscriptions match", async () =
   const client = await jsonClient(relay, { user_id: 1, topics: ["a.b", "a.*", ">", "*.b"] });
   expect(await relay.publish({ user_ids: [1, "1"], topic: "a.b", message: 1 })).toMatchObject({ matched: 1, sent: 1 });
   expect(await relay.publish({ topic: "a.b", message: 2 })).toMatchObject({ matched: 1, sent: 1 });
-  expect([await client.json(), await client.json(), await client.settled()]).toMatchObject([{ message: 1 }, { message: 2 }, []]);
+  expect([await client.json(), await client.json(), await client.settled()]).toMatchObject([
+    { message: 1 },
+    { message: 2 },
+    [],
+  ]);
 });
 
-test.each([["text"], [""], [0], [null], [false], [[1, [2]]], [{ a: { b: "ä" } }], [{ __proto__x: 1 }], ["\u0000\ud83d"]])(
-  "the message %j arrives as it was",
-  async (message) => {
-    const relay = await startRelay();
-    const json = await jsonClient(relay);
-    const raw = await relay.connect((await relay.register({ user_id: 1 })).url);
-    await relay.publish({ topic: "cats", message });
-    expect((await json.json())["message"]).toEqual(message);
-    const expected = typeof message === "string" ? message.toWellFormed() : JSON.stringify(message);
-    expect(await raw.next()).toBe(expected);
-  },
-);
+test.each([
+  ["text"],
+  [""],
+  [0],
+  [null],
+  [false],
+  [[1, [2]]],
+  [{ a: { b: "ä" } }],
+  [{ __proto__x: 1 }],
+  ["\u0000\ud83d"],
+])("the message %j arrives as it was", async (message) => {
+  const relay = await startRelay();
+  const json = await jsonClient(relay);
+  const raw = await relay.connect((await relay.register({ user_id: 1 })).url);
+  await relay.publish({ topic: "cats", message });
+  expect((await json.json())["message"]).toEqual(message);
+  const expected = typeof message === "string" ? message.toWellFormed() : JSON.stringify(message);
+  expect(await raw.next()).toBe(expected);
+});
 
 test("an event says who it is for, and to each one only that", async () => {
   const relay = await startRelay();
@@ -61,13 +79,19 @@ test("ttl: not delivered after its time, and 0 only to those connected", async (
   const away = await relay.register({ user_id: 1 });
   const here = await relay.connect((await relay.register({ user_id: 1 })).url);
   await here.settled();
-  expect(await relay.publish({ topic: "cats", message: "now", ttl: 0 })).toMatchObject({ matched: 1, sent: 1, waiting: 0 });
+  expect(await relay.publish({ topic: "cats", message: "now", ttl: 0 })).toMatchObject({
+    matched: 1,
+    sent: 1,
+    waiting: 0,
+  });
   const { id } = await relay.publish({ topic: "cats", message: "soon", ttl: 1 });
   await relay.publish({ topic: "cats", message: "later", ttl: 60 });
   await new Promise((resolve) => setTimeout(resolve, 1100));
   expect(await (await relay.connect(away.url)).next()).toBe("later");
   expect(await here.take(3)).toEqual(["now", "soon", "later"]);
-  const receipt = (await (await relay.send("GET", `/events/${id}`)).json()) as { clients: { id: string; state: string }[] };
+  const receipt = (await (await relay.send("GET", `/events/${id}`)).json()) as {
+    clients: { id: string; state: string }[];
+  };
   expect(receipt.clients.find((client) => client.id === away.id)?.state).toBe("expired");
 });
 
@@ -76,7 +100,8 @@ test("key: a later event replaces an earlier one for whoever has not received it
   const away = await relay.register({ user_id: 1 });
   const here = await relay.connect((await relay.register({ user_id: 1 })).url);
   await here.settled();
-  const cart = (message: number, more: object = {}) => relay.publish({ user_id: 1, topic: "cats", key: "cart", message, ...more });
+  const cart = (message: number, more: object = {}) =>
+    relay.publish({ user_id: 1, topic: "cats", key: "cart", message, ...more });
   const first = await cart(1);
   await cart(2, { user_id: undefined });
   await cart(3);
@@ -96,7 +121,10 @@ test("many at once: a reply for each, in order, and what is wrong with one does 
     "content-type": "application/x-ndjson",
   });
   expect(lines.headers.get("content-type")).toContain("application/x-ndjson");
-  const replies = (await lines.text()).trimEnd().split("\n").map((line) => JSON.parse(line) as Receipt & Problem);
+  const replies = (await lines.text())
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Receipt & Problem);
   for (const answers of [array, replies.slice(0, 4)]) {
     expect(answers).toMatchObject([
       { matched: 1, sent: 1 },
@@ -133,11 +161,11 @@ test("Idempotency-Key: the first reply again, and nothing is published", async (
   const relay = await startRelay();
   const client = await relay.connect((await relay.register({ user_id: 1 })).url);
   const body = { topic: "cats", message: "once" };
-  const all = await Promise.all(
-    Array.from({ length: 10 }, () => relay.publish(body, "", { "idempotency-key": "k" })),
-  );
+  const all = await Promise.all(Array.from({ length: 10 }, () => relay.publish(body, "", { "idempotency-key": "k" })));
   const [first] = all.filter(({ duplicate }) => !duplicate);
-  expect(all.filter(({ duplicate }) => duplicate)).toEqual(Array.from({ length: 9 }, () => ({ ...first, duplicate: true })));
+  expect(all.filter(({ duplicate }) => duplicate)).toEqual(
+    Array.from({ length: 9 }, () => ({ ...first, duplicate: true })),
+  );
   await client.close();
   expect(await relay.publish(body, "", { "idempotency-key": "k" })).toEqual({ ...first, duplicate: true });
   const other = await relay.send("POST", "/publish", { ...body, message: "twice" }, { "idempotency-key": "k" });
@@ -160,9 +188,22 @@ test("GET /events/ID tells what became of an event for each client", async () =>
   const { id } = await relay.publish({ user_ids: [1, "bob"], topic: "cats", message: 1, ttl: 60 }, "?wait=0.3");
   await relay.send("DELETE", `/register/${removed.id}`);
   const receipt = (await (await relay.send("GET", `/events/${id}`)).json()) as { clients: unknown[] };
-  expect(receipt).toMatchObject({ id, topic: "cats", user_ids: [1, "bob"], ttl: 60, matched: 4, sent: 1, confirmed: 1 });
+  expect(receipt).toMatchObject({
+    id,
+    topic: "cats",
+    user_ids: [1, "bob"],
+    ttl: 60,
+    matched: 4,
+    sent: 1,
+    confirmed: 1,
+  });
   expect(receipt.clients).toHaveLength(4);
-  for (const [client, state] of [[confirmed, "confirmed"], [sent, "sent"], [waiting, "waiting"], [removed, "expired"]] as const) {
+  for (const [client, state] of [
+    [confirmed, "confirmed"],
+    [sent, "sent"],
+    [waiting, "waiting"],
+    [removed, "expired"],
+  ] as const) {
     expect(receipt.clients).toContainEqual({ id: client.id, user_id: client.user_id, state });
   }
   for (const unknown of ["1-0", "nonsense"]) expect((await relay.send("GET", `/events/${unknown}`)).status).toBe(404);
@@ -173,11 +214,22 @@ test("CloudEvents come in structured, in batches and in binary mode, and go out 
   const { url } = await relay.register({ user_id: 1, topics: [">"] });
   const client = await relay.connect(url, ["cloudevents.json"]);
   expect(client.socket.protocol).toBe("cloudevents.json");
-  const event = { specversion: "1.0", id: "A1", source: "/shop", type: "order.paid", subject: "orders.1", data: { n: 1 } };
+  const event = {
+    specversion: "1.0",
+    id: "A1",
+    source: "/shop",
+    type: "order.paid",
+    subject: "orders.1",
+    data: { n: 1 },
+  };
   const structured = await relay.send("POST", "/publish", event, { "content-type": "application/cloudevents+json" });
   expect(await structured.json()).toMatchObject({ matched: 1, sent: 1 });
   expect(await client.json()).toMatchObject({ ...event, relayid: expect.stringMatching(/^\d+-\d+$/) as string });
-  const batch = [{ ...event, relayuser: "1" }, { ...event, subject: undefined }, { ...event, relayuser: "2" }];
+  const batch = [
+    { ...event, relayuser: "1" },
+    { ...event, subject: undefined },
+    { ...event, relayuser: "2" },
+  ];
   const answers = await relay.send("POST", "/publish", batch, { "content-type": "application/cloudevents-batch+json" });
   expect(await answers.json()).toMatchObject([
     { matched: 1 },
@@ -193,7 +245,12 @@ test("CloudEvents come in structured, in batches and in binary mode, and go out 
     "ce-subject": "notes",
   };
   await relay.send("POST", "/publish", "hello", { ...headers, "content-type": "text/plain" });
-  expect(await client.json()).toMatchObject({ id: "B ä", subject: "notes", data: "hello", datacontenttype: "text/plain" });
+  expect(await client.json()).toMatchObject({
+    id: "B ä",
+    subject: "notes",
+    data: "hello",
+    datacontenttype: "text/plain",
+  });
   await relay.send("POST", "/publish", { a: 1 }, headers);
   expect(await client.json()).toMatchObject({ data: { a: 1 }, datacontenttype: "application/json" });
   await relay.publish({ topic: "plain", message: 5 });

@@ -1,7 +1,7 @@
-import Fastify, { type FastifyInstance } from "fastify";
+import type { FastifyInstance } from "fastify";
 import { onTestFinished } from "vitest";
-import topicRelay, { type TopicRelayOptions } from "../../src/index.js";
-import { handleNotFound } from "../../src/routes/problems.js";
+import { parseSettings, type SettingsInput } from "../../src/config.js";
+import { createServer } from "../../src/server.js";
 import { type Frames, openSocket } from "./socket.js";
 
 export interface Registered {
@@ -35,10 +35,8 @@ export interface TestRelay {
   close(): Promise<void>;
 }
 
-export async function startRelay(options: TopicRelayOptions = {}): Promise<TestRelay> {
-  const app = Fastify();
-  app.setNotFoundHandler(handleNotFound);
-  await app.register(topicRelay, { logLevel: "silent", ...options });
+export async function startRelay(options: SettingsInput = {}): Promise<TestRelay> {
+  const app = await createServer(parseSettings({ logLevel: "silent", ...options }));
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
   const relay: TestRelay = {
