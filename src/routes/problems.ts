@@ -86,19 +86,20 @@ export function handleNotFound(request: FastifyRequest, reply: FastifyReply): vo
 export function answerOtherMethods(app: FastifyInstance): () => void {
   const methods = new Map<string, Set<string>>();
   app.addHook("onRoute", ({ url, method }: RouteOptions) => {
-    const known = methods.get(url) ?? new Set();
+    const path = url.slice(app.prefix.length) || "/";
+    const known = methods.get(path) ?? new Set();
     for (const name of [method].flat()) known.add(name);
-    methods.set(url, known);
+    // The wildcard is not a path of its own: it is how CORS answers preflights.
+    if (path !== "*" && path !== "/*") methods.set(path, known);
   });
   return () => {
-    const found = [...methods];
-    for (const [url, known] of found) {
+    const paths = [...methods];
+    for (const [url, known] of paths) {
       const method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((name) => !known.has(name));
       const allow = [...known].sort().join(", ");
-      if (url.includes("*")) continue;
       app.route({
         method,
-        url: url.slice(app.prefix.length) || "/",
+        url,
         exposeHeadRoute: false,
         // Before the body is looked at: its type does not matter.
         onRequest: async (request) => {

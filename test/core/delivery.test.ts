@@ -143,8 +143,8 @@ class Model {
     expect(connected.data?.["gap"]).toBe(false);
     expect(compareIds(cursor, this.known)).toBeGreaterThanOrEqual(0);
     // Never ahead: whatever it matched and has not seen comes after the cursor.
-    const unseen = this.matching.filter((id) => compareIds(idOf(id), this.seen) > 0);
-    if (unseen[0]) expect(compareIds(cursor, idOf(unseen[0]))).toBeLessThan(0);
+    const unseen = this.matching.find((id) => compareIds(idOf(id), this.seen) > 0);
+    if (unseen) expect(compareIds(cursor, idOf(unseen))).toBeLessThan(0);
     const due = this.matching.filter((id) => compareIds(idOf(id), cursor) > 0);
     const got = this.current?.sink.events.map(({ id }) => id) ?? [];
     expect(got).toEqual(toTheEnd ? due : due.slice(0, got.length));

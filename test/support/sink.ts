@@ -1,4 +1,4 @@
-import { Connection } from "../../src/core/connection.js";
+import type { Connection } from "../../src/core/connection.js";
 import type { Sink } from "../../src/core/outbox.js";
 import type { Relay } from "../../src/core/relay.js";
 import type { OpenOptions } from "../../src/core/connections.js";

@@ -1,5 +1,5 @@
 import { onTestFinished } from "vitest";
-import WebSocket from "ws";
+import { WebSocket } from "ws";
 
 /** What comes in, in order, to be awaited one by one. */
 export class Inbox<T> {
@@ -110,7 +110,7 @@ export async function openSocket(
   socket.on("upgrade", (response) => (upgrade = response.headers));
   // Made before the handshake ends: frames may come with it.
   const frames = new Frames(socket, upgrade);
-  socket.on("message", (data) => frames.push(String(data)));
+  socket.on("message", (data) => frames.push((data as Buffer).toString()));
   await new Promise<void>((resolve, reject) => {
     socket.once("open", resolve);
     socket.once("error", reject);

@@ -23,7 +23,7 @@ export class Stream extends Inbox<string> {
     const decoder = new TextDecoder();
     let rest = "";
     for await (const chunk of this.response.body ?? []) {
-      const blocks = (rest + decoder.decode(chunk as Uint8Array, { stream: true })).split(separator);
+      const blocks = (rest + decoder.decode(chunk, { stream: true })).split(separator);
       rest = blocks.pop() ?? "";
       for (const block of blocks) this.push(block);
     }

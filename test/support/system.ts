@@ -1,0 +1,35 @@
+import { execFileSync } from "node:child_process";
+
+/**
+ * A program that tests need from the system, installed if this may be done (root on Debian).
+ * @returns its path; undefined, loudly, when it is not to be had: then its tests are skipped
+ * @throws in CI, where nothing may be skipped
+ */
+export function systemProgram(name: string): string | undefined {
+  const found = find(name);
+  if (found !== undefined) return found;
+  if (process.getuid?.() === 0 && find("apt-get") !== undefined) {
+    const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+    for (const args of [["update"], ["install", "-y", "--no-install-recommends", name]]) {
+      try {
+        execFileSync("apt-get", args, { stdio: "ignore", env });
+      } catch {
+        break;
+      }
+    }
+  }
+  const installed = find(name);
+  if (installed !== undefined) return installed;
+  const message = `SKIPPED: the tests that need ${name}, which is not installed and could not be`;
+  if (process.env["CI"] === "true") throw new Error(message);
+  process.stderr.write(`\n${message}\n\n`);
+  return undefined;
+}
+
+function find(name: string): string | undefined {
+  try {
+    return execFileSync("sh", ["-c", `command -v "$1"`, "sh", name], { encoding: "utf8" }).trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
