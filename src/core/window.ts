@@ -1,5 +1,5 @@
 import { type Event, replacementKey, userKey } from "./event.js";
-import { type EventId, compareIds, ZERO } from "./id.js";
+import { type EventId, ZERO } from "./id.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
 import { isPattern, SegmentTrie } from "./topics.js";
 
@@ -172,9 +172,4 @@ function eventBytes(event: Event): number {
   // A user costs a place in the event's list and one in the user's run, besides the id itself.
   const users = event.users?.reduce<number>((sum, userId) => sum + 24 + userKey(userId).length, 0) ?? 0;
   return EVENT_BYTES + event.topic.length + text + users;
-}
-
-/** Whether a reader at `position` can go on from the window alone. */
-export function covers(window: Window, position: EventId): boolean {
-  return compareIds(position, window.floor) >= 0;
 }

@@ -49,11 +49,11 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     await page.evaluate((url: string) => {
       const list = document.createElement("ol");
       document.body.append(list);
-      new EventSource(url).onmessage = ({ data }) => {
+      new EventSource(url).addEventListener("message", ({ data }) => {
         const item = document.createElement("li");
         item.textContent = String(data);
         list.append(item);
-      };
+      });
     }, stream_url);
     await relay.publish({ topic: "cats", message: "one" });
     await page.locator("ol li").nth(0).waitFor();
