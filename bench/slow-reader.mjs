@@ -45,7 +45,7 @@ async function subscribe(address, topics) {
   const socket = new WebSocket(url);
   const client = { socket, next: 0, waiting: undefined };
   socket.on("message", (data) => {
-    const number = Number.parseInt(data.toString("latin1", 0, 12), 10);
+    const number = Number.parseInt(Buffer.from(data).toString("latin1", 0, 12), 10);
     if (number !== client.next) throw new Error(`got ${number}, expected ${client.next}`);
     client.next++;
     client.waiting?.();
