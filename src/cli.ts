@@ -33,7 +33,8 @@ async function main(args: readonly string[]): Promise<void> {
   const given: Record<string, unknown> = {};
   for (const name of settingNames) {
     const fromFlag = values[flagOf(name).slice(2)];
-    const fromVariable = process.env[variableOf(name)];
+    // An empty variable is as good as none.
+    const fromVariable = process.env[variableOf(name)] || undefined;
     const value = fromFlag ?? fromVariable;
     if (value === undefined) continue;
     given[name] = value;

@@ -22,8 +22,8 @@ function amount(parse: (text: string) => number | undefined, kind: string, least
 
 function flag() {
   return z
-    .union([z.boolean(), z.enum(["true", "false", "1", "0", ""])], { error: "must be true or false" })
-    .transform((value) => value === true || value === "true" || value === "1" || value === "");
+    .union([z.boolean(), z.enum(["true", "false", "1", "0"])], { error: "must be true or false" })
+    .transform((value) => value === true || value === "true" || value === "1");
 }
 
 /** A list, or its text with commas. */

@@ -9,7 +9,7 @@ import { chooseSubprotocol } from "./formats/index.js";
 import { consoleRoutes } from "./routes/console.js";
 import type { Context } from "./routes/context.js";
 import { healthRoutes } from "./routes/health.js";
-import { decodeText, parseJson } from "./routes/json.js";
+import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
 import { isAllowedOrigin } from "./routes/origins.js";
 import { answerOtherMethods, handleError, HttpError } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
@@ -23,8 +23,8 @@ export interface TopicRelayOptions extends Omit<SettingsInput, "listen" | "engin
   readonly engine?: SettingsInput["engine"] | Engine;
 }
 
-/** Bytes over the largest message that a WebSocket frame may have: room for the request around it, and for topics. */
-const FRAME_ROOM = 64 * 1024;
+/** Bytes over the largest message that a WebSocket frame may have: room for as many topics as a client may have. */
+const FRAME_ROOM = 320 * 1024;
 
 /** Pieces of one WebSocket message, and of what the socket has read, that may wait to be put together. */
 const MAX_FRAGMENTS = 32;
@@ -123,6 +123,10 @@ function acceptJson(app: FastifyInstance): void {
   app.addContentTypeParser(
     ["application/json"],
     { parseAs: "buffer" },
-    async (_request: FastifyRequest, body: Buffer) => parseJson(decodeText(body)),
+    async ({ headers }: FastifyRequest, body: Buffer) => {
+      checkEncoding(headers);
+      // Many clients name a type also where they send nothing.
+      return body.length === 0 ? undefined : parseJson(decodeText(body));
+    },
   );
 }

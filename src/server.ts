@@ -4,8 +4,11 @@ import closeWithGrace from "close-with-grace";
 import Fastify, { type FastifyInstance, LogController } from "fastify";
 import { isLoopback, type Settings, SettingsError } from "./config.js";
 import { topicRelay } from "./plugin.js";
-import { handleNotFound, sendProblem } from "./routes/problems.js";
+import { handleNotFound, problem, sendProblem } from "./routes/problems.js";
 import { endRefusedUpgrade } from "./routes/upgrades.js";
+
+/** Milliseconds for a request that is under way when the server closes. */
+const UNDER_WAY = 5000;
 
 /** Milliseconds in which a process that was told to stop has to be gone. */
 const GRACE = 10_000;
@@ -26,20 +29,22 @@ export async function createServer(settings: Settings, logTo: Writable = process
     trustProxy: settings.trustProxy,
     requestTimeout: REQUEST_TIMEOUT,
     routerOptions: { maxParamLength: MAX_PARAM },
+    clientErrorHandler: answerClientError,
     frameworkErrors: (error, _request, reply) => void sendProblem(reply, error),
   });
   app.setNotFoundHandler(handleNotFound);
   app.addHook("onResponse", endRefusedUpgrade);
-  endUnusedConnections(app);
+  endConnectionsOnClose(app);
   await app.register(topicRelay, options);
   return app;
 }
 
 /**
- * Browsers open connections ahead of need. Node does not count one as idle that never had a request, and would wait for
- * it when the server closes.
+ * When the server closes, what is under way is answered and its connection ended with it. Two kinds of connections would
+ * keep it open: those that never had a request, as browsers open them ahead of need (to Node they are not idle), and
+ * those whose request does not come to its end.
  */
-function endUnusedConnections(app: FastifyInstance): void {
+function endConnectionsOnClose(app: FastifyInstance): void {
   const unused = new Set<Socket>();
   let closing = false;
   app.server.on("connection", (socket: Socket) => {
@@ -48,10 +53,26 @@ function endUnusedConnections(app: FastifyInstance): void {
     if (closing) socket.destroy();
   });
   app.addHook("onRequest", async ({ raw }) => void unused.delete(raw.socket));
+  app.addHook("onSend", async (_request, reply) => {
+    if (closing) void reply.header("connection", "close");
+  });
   app.addHook("preClose", async () => {
     closing = true;
     for (const socket of unused) socket.destroy();
+    setTimeout(() => app.server.closeAllConnections(), UNDER_WAY).unref();
   });
+}
+
+/** What is not even HTTP is answered as an error too, if it can be. */
+function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
+  const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ""] ?? 400;
+  if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+  const answer = problem(status, "this is not a request that can be understood", "bad_request");
+  const body = JSON.stringify(answer);
+  socket.end(
+    `HTTP/1.1 ${status} ${answer.title}\r\nContent-Type: application/problem+json\r\n` +
+      `Content-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
+  );
 }
 
 /**

@@ -1,10 +1,10 @@
 import type { Delivery, DeliveryState, Engine, Once } from "./engine.js";
 import { RelayError } from "./errors.js";
-import type { Event, EventDraft } from "./event.js";
+import type { EventDraft } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import { deliveriesOf, type Receipts, stateOf } from "./receipts.js";
+import type { EventHead, Receipts } from "./receipts.js";
 
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
@@ -62,20 +62,20 @@ export class Publisher {
   }
 
   /** The event's head and what became of it for each client that it matched. @throws {RelayError} not_found */
-  async receipt(id: EventId): Promise<{ event: Event; deliveries: Delivery[] }> {
+  async receipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] }> {
     const receipt = this.receipts.get(id);
     if (!receipt) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
     const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
     if (!others) throw new RelayError("unavailable", "not all relays have answered");
-    const deliveries = merge([deliveriesOf(receipt), ...others.map((answer) => answer.deliveries)]);
-    if (others.length === 0) return { event: receipt.event, deliveries };
-    return { event: receipt.event, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
+    const deliveries = merge([this.receipts.deliveries(receipt), ...others.map((answer) => answer.deliveries)]);
+    if (others.length === 0) return { event: receipt.head, deliveries };
+    return { event: receipt.head, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
   }
 
   /** Resolves when the clients here that were sent the event have confirmed it, or at `until` (Unix milliseconds). */
   async confirmed(id: EventId, until: number): Promise<void> {
     const receipt = this.receipts.get(id);
-    const open = receipt?.matched.filter((reader) => stateOf(receipt, reader) === "sent") ?? [];
+    const open = receipt?.matched.filter((reader) => this.receipts.state(receipt, reader) === "sent") ?? [];
     if (open.length === 0 || this.stopped) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => end(), until - Date.now());
@@ -127,7 +127,7 @@ export class Publisher {
     const receipt = this.receipts.get(id);
     if (!others || !receipt) return { id: formatId(id) };
     const counts = { matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
-    if (receipt.event.ttl !== 0) counts.waiting = counts.matched - counts.sent;
+    if (receipt.head.ttl !== 0) counts.waiting = counts.matched - counts.sent;
     const elsewhere = others.flatMap(({ deliveries }) => deliveries);
     counts.matched += elsewhere.length;
     counts.sent += count(elsewhere, "sent", "confirmed");
@@ -144,7 +144,7 @@ export class Publisher {
     ]);
     const receipt = this.receipts.get(id);
     if (!others || !receipt) return reply;
-    const all = merge([deliveriesOf(receipt), ...others.map(({ deliveries }) => deliveries)]);
+    const all = merge([this.receipts.deliveries(receipt), ...others.map(({ deliveries }) => deliveries)]);
     return { ...reply, confirmed: count(all, "confirmed") };
   }
 }

@@ -87,7 +87,13 @@ export class Reader {
     this.cursor = position;
   }
 
-  /** Calls `done` once the client has confirmed `id`. @returns how to give up waiting */
+  /** The client was removed or forgotten: nobody waits for it any more. */
+  remove(): void {
+    this.gone = true;
+    for (const { done } of this.awaited) done();
+  }
+
+  /** Calls `done` once the client has confirmed `id`, or is gone. @returns how to give up waiting */
   awaitConfirmed(id: EventId, done: () => void): () => void {
     const wait = { id, done };
     this.awaited.add(wait);

@@ -11,6 +11,9 @@ export interface Matched {
   readonly connected: readonly Reader[];
 }
 
+/** Milliseconds for which a client whose time is up may still be counted. */
+const EXPIRY_GRANULARITY = 50;
+
 const NOBODY: Matched = { readers: [], connected: [] };
 
 /** The clients that this relay holds, found by id, by user and by what they subscribe to. */
@@ -23,7 +26,7 @@ export class Registry {
 
   /** @param expired called with a client whose time is up */
   constructor(expired: (id: ClientId) => void) {
-    this.expiries = new Wheel(1000, expired);
+    this.expiries = new Wheel(EXPIRY_GRANULARITY, expired);
   }
 
   get size(): number {

@@ -8,7 +8,7 @@ import { Log } from "./log.js";
 import { REMOVED, REPLACED } from "./notice.js";
 import { Flusher } from "./outbox.js";
 import { Publisher } from "./publisher.js";
-import { deliveriesOf, Receipts } from "./receipts.js";
+import { Receipts } from "./receipts.js";
 import { Registry } from "./registry.js";
 
 /** How often old events are dropped when nothing new pushes them out, in milliseconds. */
@@ -23,7 +23,7 @@ export class Relay {
   readonly connections: Connections;
   readonly publisher: Publisher;
   private readonly node = randomUUID();
-  private readonly receipts = new Receipts();
+  private readonly receipts: Receipts;
   private readonly registry = new Registry((id) => void this.clients.expire(id));
   private readonly timer: NodeJS.Timeout;
   private leave: (() => Promise<void>) | undefined;
@@ -34,7 +34,9 @@ export class Relay {
     private readonly engine: Engine,
     settings: ConnectionSettings,
   ) {
-    const { registry, receipts, node } = this;
+    const { registry, node } = this;
+    const receipts = new Receipts(() => engine.floor);
+    this.receipts = receipts;
     const log = new Log(engine);
     const flusher = new Flusher();
     this.clients = new Clients(engine, log, registry, node);
@@ -93,7 +95,7 @@ export class Relay {
   private drop(client: string, removed: boolean): void {
     const reader = this.registry.get(client);
     if (!reader) return;
-    reader.gone = removed;
+    if (removed) reader.remove();
     release(this.registry, reader, removed ? REMOVED : REPLACED);
     this.registry.drop(reader);
   }
@@ -104,7 +106,7 @@ export class Relay {
     const receipt = this.receipts.add(event, stored ? readers : connected);
     for (const reader of connected) {
       if (reader.connection?.deliver(event, before)) receipt.sent++;
-      else if (!stored) receipt.missed.add(reader);
+      else if (!stored) this.receipts.miss(event.id, reader);
     }
   }
 
@@ -113,6 +115,6 @@ export class Relay {
     if (question.ask === "connections") return { connections, deliveries: [] };
     if (question.ask === "confirmed") await this.publisher.confirmed(question.event, question.until);
     const receipt = this.receipts.get(question.event);
-    return { connections, deliveries: receipt ? deliveriesOf(receipt) : [] };
+    return { connections, deliveries: receipt ? this.receipts.deliveries(receipt) : [] };
   }
 }

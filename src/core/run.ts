@@ -1,3 +1,4 @@
+import { Deque } from "./deque.js";
 import type { Event } from "./event.js";
 import { compareIds, type EventId } from "./id.js";
 
@@ -9,17 +10,16 @@ export interface Slot {
 
 /** Slots in the order of their ids: added at the end, dropped from the front, found by id. */
 export class Run {
-  private slots: (Slot | undefined)[] = [];
-  private start = 0;
+  private readonly slots = new Deque<Slot>();
   private emptied = 0;
 
   /** How many of the slots have an event. */
   get size(): number {
-    return this.slots.length - this.start - this.emptied;
+    return this.slots.length - this.emptied;
   }
 
   at(index: number): Slot | undefined {
-    return this.slots[this.start + index];
+    return this.slots.at(index);
   }
 
   push(slot: Slot): void {
@@ -30,34 +30,21 @@ export class Run {
   dropThrough(id: EventId): void {
     for (let slot = this.at(0); slot && compareIds(slot.id, id) <= 0; slot = this.at(0)) {
       if (!slot.event) this.emptied--;
-      this.slots[this.start++] = undefined;
+      this.slots.shift();
     }
-    // Give the memory back once half of the array is behind us: constant cost per event, over time.
-    if (this.start * 2 > this.slots.length) this.compact();
   }
 
   /** To be called when one of this run's slots has been emptied. */
   noteEmptied(): void {
     this.emptied++;
-    if (this.emptied > this.size) this.compact();
+    if (this.emptied <= this.size) return;
+    this.slots.retain(({ event }) => event !== undefined);
+    this.emptied = 0;
   }
 
   /** The index of the first slot whose id is above `id`; the number of slots when there is none. */
   after(id: EventId): number {
-    let low = this.start;
-    let high = this.slots.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (compareIds((this.slots[middle] as Slot).id, id) <= 0) low = middle + 1;
-      else high = middle;
-    }
-    return low - this.start;
-  }
-
-  private compact(): void {
-    this.slots = this.slots.filter((slot) => slot?.event !== undefined);
-    this.start = 0;
-    this.emptied = 0;
+    return this.slots.search((slot) => compareIds(slot.id, id) > 0);
   }
 }
 

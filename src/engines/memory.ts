@@ -1,5 +1,5 @@
-import type { ClientId, ClientRecord } from "../core/client.js";
-import { withCursor } from "../core/client.js";
+import { type ClientId, type ClientRecord, withCursor } from "../core/client.js";
+import { Deque } from "../core/deque.js";
 import type {
   Answer,
   Appended,
@@ -16,8 +16,12 @@ import { type EventDraft, userKey } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
 import { type Retention, Window } from "../core/window.js";
 
-// A key with its reply takes a few hundred bytes; this many are a few hundred megabytes.
-const MAX_KEYS = 1_000_000;
+/** Bytes that idempotency keys may take, with the ids and the reply that they stand for. */
+const MAX_KEY_BYTES = 64 * 1024 * 1024;
+
+// Estimated, on 64-bit V8: a key's own objects, and an id.
+const KEY_BYTES = 512;
+const ID_BYTES = 48;
 
 interface KnownKey extends Once {
   readonly ids: readonly EventId[];
@@ -30,8 +34,9 @@ export class MemoryEngine implements Engine {
   readonly window: Window;
   readonly clients: ClientStore = new MemoryClients((make) => this.order(make));
   private readonly followers = new Set<Follower>();
-  // About in the order of their end, as all live equally long.
   private readonly keys = new Map<string, KnownKey>();
+  private readonly oldestKeys = new Deque<KnownKey>();
+  private keyBytes = 0;
   readonly origin: EventId;
   private readonly ids: IdSource;
   private last: EventId;
@@ -63,13 +68,15 @@ export class MemoryEngine implements Engine {
     const known = once && this.known(once);
     if (known) return { ids: known.ids, duplicate: { reply: known.reply } };
     const ids = drafts.map((draft) => this.appendOne(draft));
-    if (once) this.keys.set(once.key, { ...once, ids, reply: undefined });
+    if (once) this.remember({ ...once, ids, reply: undefined });
     return { ids };
   }
 
   async settle(key: string, reply: string): Promise<void> {
     const known = this.keys.get(key);
-    if (known) known.reply = reply;
+    if (!known) return;
+    known.reply = reply;
+    this.keyBytes += reply.length;
   }
 
   async ask(from: string, question: Question): Promise<Answer[]> {
@@ -93,20 +100,35 @@ export class MemoryEngine implements Engine {
 
   private known(once: Once): KnownKey | undefined {
     const now = Date.now();
-    for (const [key, { until }] of this.keys) {
-      if (until > now) break;
-      this.keys.delete(key);
-    }
+    // All live equally long, so the oldest end first.
+    for (let key = this.oldestKeys.at(0); key && key.until <= now; key = this.oldestKeys.at(0)) this.forgetKey();
     const kept = this.keys.get(once.key);
     const known = kept && kept.until > now ? kept : undefined;
     if (known && known.fingerprint !== once.fingerprint) {
       throw new RelayError("idempotency_key_reused", "this Idempotency-Key was used with another request");
     }
-    if (!known && this.keys.size >= MAX_KEYS) {
-      throw new RelayError("unavailable", `more than ${MAX_KEYS} idempotency keys are in use`);
+    if (!known && this.keyBytes >= MAX_KEY_BYTES) {
+      throw new RelayError("unavailable", "there is no room for more idempotency keys: the oldest end within minutes");
     }
     return known;
   }
+
+  private remember(key: KnownKey): void {
+    this.keys.set(key.key, key);
+    this.oldestKeys.push(key);
+    this.keyBytes += keyBytes(key);
+  }
+
+  private forgetKey(): void {
+    const oldest = this.oldestKeys.shift();
+    if (!oldest) return;
+    this.keyBytes -= keyBytes(oldest);
+    if (this.keys.get(oldest.key) === oldest) this.keys.delete(oldest.key);
+  }
+}
+
+function keyBytes({ ids, reply }: KnownKey): number {
+  return KEY_BYTES + ids.length * ID_BYTES + (reply?.length ?? 0);
 }
 
 class MemoryClients implements ClientStore {

@@ -1,5 +1,6 @@
 import type { Encoder } from "../core/connection.js";
 import type { Notice } from "../core/notice.js";
+import { Deque } from "../core/deque.js";
 import type { Event, UserId } from "../core/event.js";
 import type { Frame } from "../core/outbox.js";
 import type { Format } from "./format.js";
@@ -18,6 +19,7 @@ const CACHE_BYTES = 4 * 1024 * 1024;
 /** A format in a framing: encodes and frames each event once, for all that get the same. */
 export class FramedEncoder implements Encoder {
   private readonly frames = new Map<Event, Frame>();
+  private readonly oldest = new Deque<Event>();
   readonly ping: Encoder["ping"];
   private cached = 0;
   private lastPing: { payload: string; frame: Frame } | undefined;
@@ -59,11 +61,13 @@ export class FramedEncoder implements Encoder {
   private keep(event: Event, frame: Frame): void {
     if (this.frames.has(event)) return;
     this.frames.set(event, frame);
+    this.oldest.push(event);
     this.cached += frame.length;
-    for (const [oldest, bytes] of this.frames) {
-      if (this.cached <= CACHE_BYTES) break;
-      this.frames.delete(oldest);
-      this.cached -= bytes.length;
+    while (this.cached > CACHE_BYTES) {
+      const dropped = this.oldest.shift();
+      if (!dropped) break;
+      this.cached -= this.frames.get(dropped)?.length ?? 0;
+      this.frames.delete(dropped);
     }
   }
 }

@@ -19,7 +19,7 @@ const cloudEvent = z
     time: z.iso.datetime({ offset: true }).optional(),
     datacontenttype: z.string().min(1).optional(),
     dataschema: z.string().min(1).optional(),
-    data: z.unknown(),
+    data: z.unknown().optional(),
   })
   .catchall(attributeValue);
 

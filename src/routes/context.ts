@@ -41,12 +41,12 @@ export function requestedFormat(query: ConnectionQuery): Format | undefined {
   return format;
 }
 
-/** Where the client wants to go on; the query wins over the header that `EventSource` repeats. */
+/** Where the client wants to go on. An `EventSource` that comes back repeats its URL too: what it has is in the header. */
 export function requestedSince(request: FastifyRequest): Since | undefined {
-  const { since } = request.query as ConnectionQuery;
-  if (since !== undefined) return parseSince(since, "since");
   const last = request.headers["last-event-id"];
-  return typeof last === "string" && last !== "" ? parseSince(last, "Last-Event-ID") : undefined;
+  if (typeof last === "string" && last !== "") return parseSince(last, "Last-Event-ID");
+  const { since } = request.query as ConnectionQuery;
+  return since === undefined ? undefined : parseSince(since, "since");
 }
 
 export function requestedAck(query: ConnectionQuery): boolean {
@@ -60,7 +60,7 @@ export function requestedAck(query: ConnectionQuery): boolean {
 export function baseUrl({ settings, prefix }: Context, request: FastifyRequest): string {
   if (settings.publicUrl !== undefined) return settings.publicUrl.replace(/\/+$/, "") + prefix;
   const url = `${request.protocol}://${request.host}`;
-  if (!URL.canParse(url)) throw new HttpError(400, "the Host header is not a host");
+  if (!URL.canParse(url) || /[/\\?#@]/.test(request.host)) throw new HttpError(400, "the Host header is not a host");
   return url + prefix;
 }
 

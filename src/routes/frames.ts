@@ -10,7 +10,7 @@ import { parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
 import { check, draftOf, messageText, room, subscriptionList } from "./schemas.js";
 
-const requestId = z.union([z.string().max(255), z.number()]);
+const requestId = z.union([z.string().max(255), z.number()], { error: "must be a string or a number" });
 const request = z.strictObject({
   id: requestId,
   type: z.literal("request"),
@@ -68,13 +68,15 @@ export class Frames {
 
   /** The frame's object; undefined when it is text for everyone in the lobby. */
   private parse(text: string): object | undefined {
-    const open = this.inLobby && this.encoder.format.name === "raw";
-    if (open && !text.trimStart().startsWith("{")) return undefined;
-    const value = parseJson(text);
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      throw new InvalidInput([{ path: "", message: "a frame must be a JSON object, or ping" }]);
+    const isOpen = this.inLobby && this.encoder.format.name === "raw";
+    try {
+      const value = parseJson(text);
+      if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
+    } catch (error) {
+      if (!isOpen) throw error;
     }
-    return value;
+    if (isOpen) return undefined;
+    throw new InvalidInput([{ path: "", message: "a frame must be a JSON object, or ping" }]);
   }
 
   private async dispatch(frame: object): Promise<void> {

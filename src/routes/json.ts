@@ -1,9 +1,18 @@
+import type { IncomingHttpHeaders } from "node:http";
 import { RelayError } from "../core/errors.js";
+import { HttpError } from "./problems.js";
 
 /** How deep JSON may be nested: far more than messages need, far less than what a stack holds. */
 export const MAX_DEPTH = 100;
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+/** @throws {HttpError} 415: the body is compressed */
+export function checkEncoding(headers: IncomingHttpHeaders): void {
+  const encoding = headers["content-encoding"];
+  if (encoding === undefined || encoding === "identity") return;
+  throw new HttpError(415, "send the body as it is, without content-encoding", { "accept-encoding": "identity" });
+}
 
 /** @throws {RelayError} bad_request: not UTF-8 */
 export function decodeText(bytes: Uint8Array): string {

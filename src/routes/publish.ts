@@ -7,7 +7,7 @@ import type { PublishOptions, PublishReply } from "../core/publisher.js";
 import type { Problem } from "../protocol.js";
 import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
 import { type Context, noStore } from "./context.js";
-import { decodeText, parseJson } from "./json.js";
+import { checkEncoding, decodeText, parseJson } from "./json.js";
 import { HttpError, InvalidInput, problemOf } from "./problems.js";
 import { draftOf } from "./schemas.js";
 
@@ -149,7 +149,8 @@ function digest(drafts: readonly EventDraft[]): string {
 /** Hands every body on as bytes: `/publish` tells itself what it takes. */
 export function acceptAnyBody(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser("*", { parseAs: "buffer" }, (_request: FastifyRequest, body: Buffer, done) => {
-    done(null, body);
+  app.addContentTypeParser("*", { parseAs: "buffer" }, async ({ headers }: FastifyRequest, body: Buffer) => {
+    checkEncoding(headers);
+    return body;
   });
 }

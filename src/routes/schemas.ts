@@ -38,11 +38,15 @@ export const registration = z.strictObject({
 });
 
 export const topicsChange = z
-  .union([
-    z.strictObject({ topics: subscriptions }),
-    z.strictObject({ add: subscriptions.optional(), remove: subscriptions.optional() }),
-  ])
-  .transform((change) => ("topics" in change ? { set: change.topics } : change));
+  .strictObject({
+    topics: subscriptions.optional(),
+    add: subscriptions.optional(),
+    remove: subscriptions.optional(),
+  })
+  .refine(({ topics, add, remove }) => (topics !== undefined) !== (add !== undefined || remove !== undefined), {
+    message: "must have topics, or add or remove",
+  })
+  .transform(({ topics, add, remove }) => ({ set: topics, add, remove }));
 
 export const publication = z
   .strictObject({

@@ -53,6 +53,10 @@ export async function checkUpgrade(request: FastifyRequest): Promise<void> {
   if (!/^[+/\d A-Za-z]{22}==$/.test(headers["sec-websocket-key"] ?? "")) {
     throw new HttpError(400, "the header Sec-WebSocket-Key is missing, or not 16 bytes in base64");
   }
+  const offered = headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? [];
+  if (new Set(offered).size < offered.length || !offered.every((name) => /^[!#$%&'*+.^`|~\w-]+$/.test(name))) {
+    throw new HttpError(400, "the header Sec-WebSocket-Protocol is not a list of different names");
+  }
 }
 
 /** Node does not look after the socket of an upgrade any more: one that was refused has to be ended. */

@@ -31,7 +31,9 @@ const deep = "[".repeat(1000) + "]".repeat(1000);
 
 const requests: [string, string, unknown, number, string[]][] = [
   ["POST", "/register", "{", 400, []],
-  ["POST", "/register", "", 400, []],
+  ["POST", "/register", "", 400, [""]],
+  ["PATCH", `/register/${"0".repeat(32)}`, {}, 400, [""]],
+  ["PATCH", `/register/${"0".repeat(32)}`, { topics: [], add: [] }, 400, [""]],
   ["POST", "/register", '{"user_id":1}garbage', 400, []],
   ["POST", "/register", [], 400, [""]],
   ["POST", "/register", null, 400, [""]],
@@ -111,6 +113,23 @@ test.each(["text/plain", "application/x-www-form-urlencoded", "", "multipart/for
   },
 );
 
+test.each(["user@localhost", "localhost/x", "localhost?x", "a b"])("the host %j is refused", async (host) => {
+  const relay = await startRelay();
+  const body = '{"user_id":1}';
+  const head = `POST /register HTTP/1.1\r\nHost: ${host}\r\nContent-Type: application/json`;
+  expect(await bare(relay, `${head}\r\nContent-Length: ${body.length}\r\n\r\n${body}`)).toMatch(/^HTTP\/1\.1 400 /);
+});
+
+test("a body that is compressed is refused, and one that is empty does not matter to DELETE", async () => {
+  const relay = await startRelay();
+  for (const path of ["/register", "/publish"]) {
+    const headers = { "content-encoding": "gzip" };
+    expect((await problem(relay.send("POST", path, { user_id: 1 }, headers))).status).toBe(415);
+  }
+  const answer = await relay.send("DELETE", "/users/1", undefined, { "content-type": "application/json" });
+  expect(await answer.json()).toEqual({ removed: 0 });
+});
+
 test("invalid UTF-8 is refused", async () => {
   const relay = await startRelay();
   const body = Buffer.from('{"topic":"a","message":"\xff"}', "latin1");
@@ -124,6 +143,8 @@ test.each([
   ["", "GET /ws HTTP/1.1", 400, "Sec-WebSocket-Key"],
   ["Sec-WebSocket-Key: short", "GET /ws HTTP/1.1", 400, "Sec-WebSocket-Key"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 8", "GET /ws HTTP/1.1", 426, "13"],
+  ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: a, a", "GET /ws HTTP/1.1", 400, "different"],
+  ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: ,;", "GET /ws HTTP/1.1", 400, "different"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "GET /health HTTP/1.1", 400, "not a WebSocket"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "POST /publish HTTP/1.1", 400, "not a WebSocket"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "GET /nowhere HTTP/1.1", 404, "nowhere"],
@@ -158,7 +179,7 @@ test("a request that offers another protocol is answered as if it did not", asyn
 
 test("what is not HTTP is answered with 400, and half-open and idle sockets harm nobody", async () => {
   const relay = await startRelay();
-  expect(await bare(relay, "\x16\x03\x01 nonsense\r\n\r\n")).toMatch(/^HTTP\/1\.1 400 /);
+  expect(await bare(relay, "\x16\x03\x01 nonsense\r\n\r\n")).toMatch(/^HTTP\/1\.1 400 [^]*problem\+json/);
   const { hostname, port } = new URL(relay.http);
   const halfOpen = net.connect({ port: Number(port), host: hostname, allowHalfOpen: true });
   halfOpen.write(

@@ -209,6 +209,24 @@ test("GET /events/ID tells what became of an event for each client", async () =>
   for (const unknown of ["1-0", "nonsense"]) expect((await relay.send("GET", `/events/${unknown}`)).status).toBe(404);
 });
 
+test("what the log no longer has, and whose time is up, is not waiting", async () => {
+  const relay = await startRelay({ retentionCount: 2 });
+  await relay.register({ user_id: 1 });
+  const { id } = await relay.publish({ topic: "cats", message: 0 });
+  for (let n = 1; n <= 2; n++) await relay.publish({ topic: "cats", message: n });
+  expect(await (await relay.send("GET", `/events/${id}`)).json()).toMatchObject({ waiting: 0, expired: 1 });
+});
+
+test("?wait does not wait for a client that is removed meanwhile", async () => {
+  const relay = await startRelay();
+  const { id, url } = await relay.register({ user_id: 1 });
+  const client = await relay.connect(`${url}?ack=manual`);
+  const waiting = relay.publish({ topic: "cats", message: 1 }, "?wait=30");
+  await client.next();
+  await relay.send("DELETE", `/register/${id}`);
+  expect(await waiting).toMatchObject({ sent: 1, confirmed: 0 });
+});
+
 test("CloudEvents come in structured, in batches and in binary mode, and go out as CloudEvents", async () => {
   const relay = await startRelay();
   const { url } = await relay.register({ user_id: 1, topics: [">"] });
@@ -253,6 +271,13 @@ test("CloudEvents come in structured, in batches and in binary mode, and go out 
   });
   await relay.send("POST", "/publish", { a: 1 }, headers);
   expect(await client.json()).toMatchObject({ data: { a: 1 }, datacontenttype: "application/json" });
+  await relay.send(
+    "POST",
+    "/publish",
+    { ...event, data: undefined },
+    { "content-type": "application/cloudevents+json" },
+  );
+  expect(await client.json()).toMatchObject({ id: "A1", data: null });
   await relay.publish({ topic: "plain", message: 5 });
   expect(await client.json()).toMatchObject({ specversion: "1.0", subject: "plain", data: 5 });
 });

@@ -57,7 +57,6 @@ test("topics are replaced, added and removed, and at most a thousand", async () 
   expect(await patch({ add: many })).toBe(400);
   expect(await patch({ topics: many })).toHaveLength(1000);
   expect(await patch({ topics: [...many, "one more"] })).toBe(400);
-  expect(await patch({})).toHaveLength(1000);
 });
 
 test("removing says whether there was one, always with 200, and ends the connection", async () => {

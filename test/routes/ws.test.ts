@@ -102,7 +102,8 @@ test("since: an id, a time back, the start, the head; and Last-Event-ID", async 
   expect(await from("&since=10m")).toEqual([0, 1, 2, 3]);
   expect(await from("&since=now")).toEqual([]);
   expect(await from("", { "Last-Event-ID": ids[2] ?? "" })).toEqual([3]);
-  expect(await from(`&since=${ids[0]}`, { "Last-Event-ID": ids[2] ?? "" })).toEqual([1, 2, 3]);
+  // As an EventSource does that was opened with `since` and comes back: what it has is in the header.
+  expect(await from("&since=now", { "Last-Event-ID": ids[2] ?? "" })).toEqual([3]);
 });
 
 test("since goes over the topics that a client has now", async () => {
@@ -265,7 +266,7 @@ test("a frame that is too big closes with 1009, invalid UTF-8 with 1007, and oth
   const { url } = await relay.register({ user_id: 1 });
   const bystander = await relay.connect("/ws?format=raw");
   const big = await relay.connect(url);
-  big.say("x".repeat(200_000));
+  big.say("x".repeat(500_000));
   expect((await big.closed).code).toBe(1009);
   const invalid = await relay.connect(url);
   invalid.socket.send(Buffer.from([0xff, 0xfe]), { binary: false });
@@ -289,7 +290,7 @@ test("/ws: broadcasts reach every connection of it, whatever else it subscribes 
   json.say({ topics: ["cats"] });
   expect(await json.json()).toMatchObject({ data: { topics: ["cats"] } });
   await raw.settled();
-  for (const text of ["hello", "123", "[1]", '"quoted"', "", "two\nlines"]) {
+  for (const text of ["hello", "123", "[1]", '"quoted"', "", "two\nlines", "{hello}", '{"a":1} trailing']) {
     raw.say(text);
     expect(await raw.next()).toBe(text);
     expect(await json.json()).toMatchObject({ topic: "$broadcast", message: text });
