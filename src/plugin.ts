@@ -89,6 +89,7 @@ async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: 
     preClose: (done: () => void) => {
       void relay
         .stop()
+        .catch((error: unknown) => app.log.error({ err: error }, "the relay did not end well"))
         .then(() => closeSockets(app))
         .finally(done);
     },

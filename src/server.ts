@@ -47,7 +47,11 @@ export async function createServer(settings: Settings, logTo: Writable = process
 function endConnectionsOnClose(app: FastifyInstance): void {
   const unused = new Set<Socket>();
   let closing = false;
+  const seen = new WeakSet<Socket>();
   app.server.on("connection", (socket: Socket) => {
+    // A connection comes again when an upgrade on it was not to be had.
+    if (seen.has(socket)) return;
+    seen.add(socket);
     unused.add(socket);
     socket.once("close", () => unused.delete(socket));
     if (closing) socket.destroy();

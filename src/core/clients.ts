@@ -6,6 +6,7 @@ import {
   isForgotten,
   type TopicsChange,
   withCursor,
+  withReplay,
   withTopics,
 } from "./client.js";
 import type { Engine } from "./engine.js";
@@ -27,6 +28,12 @@ export interface Registration {
   readonly topics: readonly string[];
   /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
   readonly ttl: number;
+}
+
+/** Where in the log a client goes on, and whether something is lost by then. */
+export interface Place {
+  readonly position: EventId;
+  readonly gap: boolean;
 }
 
 /** The side of the relay that registers: clients come, change and go. Every change is an entry of the log. */
@@ -99,20 +106,22 @@ export class Clients {
   }
 
   /**
-   * Makes this relay the one that holds the client, and stops its clock.
-   * @returns whether it is owed to be told of a gap, which counts as told now
+   * Makes this relay the one that holds the client, stops its clock, and has it go on where `locate` says.
+   * @returns where it was, where it goes on, and whether it is to be told of a gap (which counts as told now)
    * @throws {RelayError} not_found
    */
-  async claim(id: ClientId): Promise<boolean> {
+  async claim(id: ClientId, locate: (record: ClientRecord) => Place): Promise<Place & { from: EventId }> {
     const { node } = this;
-    let owed = false;
-    const record = await this.update(id, (known) => {
-      owed = known.gap;
-      if (known.node === node && known.expiresAt === undefined && !owed) return known;
-      return { ...known, node, expiresAt: undefined, gap: false };
+    let claimed: (Place & { from: EventId }) | undefined;
+    await this.update(id, (record) => {
+      const { position, gap } = locate(record);
+      claimed = { from: record.cursor, position, gap: gap || record.gap };
+      const stays = compareIds(position, record.cursor) === 0;
+      if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
+      return { ...withReplay(record, position), node, expiresAt: undefined, gap: false };
     });
-    found(record);
-    return owed;
+    if (!claimed) throw notFound();
+    return claimed;
   }
 
   /** Starts the clock of a client that has lost its connection. */
@@ -128,7 +137,12 @@ export class Clients {
 
   /** Removes a client whose time is up. */
   async expire(id: ClientId): Promise<void> {
-    await this.engine.clients.update(id, (record) => (record && isForgotten(record, Date.now()) ? undefined : record));
+    const isDue = (record: ClientRecord): boolean => isForgotten(record, Date.now());
+    const kept = await this.engine.clients
+      .update(id, (record) => (record && isDue(record) ? undefined : record))
+      .catch(() => this.registry.get(id)?.record);
+    // The engine could not take it, or the clock on the wall was set back: later, then.
+    if (kept?.expiresAt !== undefined) this.registry.schedule(kept);
   }
 
   /** Changes a client that exists, from what is known of it here. */

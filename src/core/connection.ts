@@ -1,8 +1,9 @@
+import { Deque } from "./deque.js";
 import type { Event, UserId } from "./event.js";
 import { isExpired } from "./event.js";
 import { compareIds, formatId, type EventId, laterOf, parseId } from "./id.js";
 import type { Log } from "./log.js";
-import { type Disconnect, GAP, type Notice } from "./notice.js";
+import { type Disconnect, FAILED, GAP, type Notice } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
 import type { Receipts } from "./receipts.js";
@@ -36,6 +37,9 @@ export interface Shared {
   readonly moved: (reader: Reader) => void;
 }
 
+/** How many events that the log no longer has are followed until they are confirmed. */
+const MAX_UNKEPT = 1000;
+
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
 const BATCH = 256;
 
@@ -56,6 +60,8 @@ export class Connection implements ReaderConnection {
   private taken = 0;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
+  /** Sent, and not in the log any more. */
+  private readonly unkept = new Deque<EventId>();
   private lastSent: EventId | undefined;
   private lastPinged: EventId | undefined;
   private nextPing = 0;
@@ -84,15 +90,18 @@ export class Connection implements ReaderConnection {
     const { id, userId } = this.reader;
     const cursor = formatId(this.position);
     this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
-    void this.catchUp();
+    this.run();
   }
 
   deliver(event: Event, before: EventId): boolean {
     if (this.state !== "live") return false;
-    if (this.hand(event)) return true;
+    const { open } = this.sink;
+    if (open && this.hand(event)) return true;
+    this.settle(before);
     this.position = before;
     this.state = "catching up";
-    void this.catchUp();
+    if (open) this.run();
+    else this.end();
     return false;
   }
 
@@ -163,26 +172,44 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.settle();
     this.state = "closed";
+    const { reader } = this;
+    for (let id = this.unkept.shift(); id; id = this.unkept.shift()) {
+      if (compareIds(id, reader.confirmed) > 0) this.shared.receipts.miss(id, reader);
+    }
     this.shared.pings.delete(this);
     this.shared.beats.delete(this);
     for (const resume of this.waiting) resume();
     this.waiting.clear();
   }
 
-  settle(): void {
-    const outstanding = this.lastSent && compareIds(this.lastSent, this.reader.confirmed) > 0;
-    if (this.state === "live" && !outstanding) this.reader.pass(this.shared.log.head);
+  settle(head: EventId = this.shared.log.head): void {
+    const outstanding = this.lastSent && compareIds(this.lastSent, this.reader.cursor) > 0;
+    if (this.state === "live" && !outstanding) this.reader.pass(head);
+  }
+
+  unkeep(id: EventId): void {
+    this.unkept.push(id);
+    if (this.unkept.length > MAX_UNKEPT) this.unkept.shift();
   }
 
   private confirm(id: EventId): void {
     if (this.reader.confirm(id)) this.shared.moved(this.reader);
+    for (let first = this.unkept.at(0); first && compareIds(first, id) <= 0; first = this.unkept.at(0)) {
+      this.unkept.shift();
+    }
   }
 
   private hand(event: Event): boolean {
     if (!this.outbox.push(this.encoder.event(event, this.reader.userId))) return false;
     this.position = event.id;
     this.lastSent = event.id;
+    if (event.ttl === 0) this.unkeep(event.id);
     return true;
+  }
+
+  private run(): void {
+    // The engine could not read: the client comes back, and goes on where it was.
+    this.catchUp().catch(() => this.close(FAILED));
   }
 
   private async catchUp(): Promise<void> {
@@ -193,6 +220,7 @@ export class Connection implements ReaderConnection {
       const atOnce = !(reading instanceof Promise);
       const { events, through } = atOnce ? reading : await reading;
       if (this.closed) return;
+      if (!this.sink.open) return this.end();
       if (!this.handAll(events)) {
         await this.drain();
         continue;
@@ -247,7 +275,7 @@ export class Connection implements ReaderConnection {
     if (this.manual || !this.encoder.ping || this.lastPinged === this.lastSent) return undefined;
     const now = Date.now();
     if (now >= this.nextPing) return this.pingFrame(now);
-    if (!this.shared.pings.has(this)) this.shared.pings.add(this, this.nextPing);
+    if (!this.shared.pings.has(this)) this.shared.pings.add(this, this.nextPing - now);
     return undefined;
   }
 

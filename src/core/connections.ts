@@ -1,8 +1,8 @@
 import { type ClientId, type ClientRecord } from "./client.js";
-import { type Clients, notFound } from "./clients.js";
+import { type Clients, notFound, type Place } from "./clients.js";
 import { Connection, type Encoder, type Shared } from "./connection.js";
 import type { Engine } from "./engine.js";
-import type { EventId } from "./id.js";
+import { compareIds, type EventId } from "./id.js";
 import type { Log, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
@@ -59,10 +59,8 @@ export class Connections {
   }
 
   /** Where the client would go on, and whether something is lost by then. @throws {RelayError} not_found */
-  async preview(id: ClientId, since?: Since): Promise<{ gap: boolean }> {
-    const record = await this.clients.get(id);
-    const owed = record.gap || this.registry.get(id)?.owesGap === true;
-    return { gap: owed || this.locate(record, since).gap };
+  async preview(id: ClientId, since?: Since): Promise<Place> {
+    return this.locate(await this.clients.get(id), since);
   }
 
   /**
@@ -71,18 +69,22 @@ export class Connections {
    */
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
     const { since, manualAck = false } = options;
-    const owed = await this.clients.claim(id);
+    await this.clients.get(id);
+    // Before anything is said of where to go on: what ends leaves its own word on that.
+    const replaced = this.registry.get(id);
+    if (replaced) release(this.registry, replaced, REPLACED);
+    const { from, position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
-    release(this.registry, reader, REPLACED);
-    const { position, gap } = this.locate(reader.record, since);
-    reader.goOn(position, typeof since === "object" && "id" in since);
-    this.shared.moved(reader);
+    reader.wentOn(from, position, this.claimed(since));
+    reader.owesGap = false;
     const connection = new Connection(reader, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
-    this.shared.beats.add(connection, Date.now() + this.settings.pingInterval);
-    connection.start(gap || owed || reader.owesGap, reader.topics);
-    reader.owesGap = false;
+    this.shared.beats.add(connection, this.settings.pingInterval);
+    connection.start(gap, reader.topics);
+    // An older connection may have ended meanwhile, and have started the clock.
+    if (reader.record.expiresAt !== undefined)
+      await this.clients.claim(id, ({ cursor }) => ({ position: cursor, gap }));
     return connection;
   }
 
@@ -110,12 +112,31 @@ export class Connections {
     await this.keepCursors();
   }
 
-  private locate(record: ClientRecord, since: Since | undefined): { position: EventId; gap: boolean } {
-    return this.log.locate(since ?? { id: record.cursor });
+  private async claim(id: ClientId, since: Since | undefined): Promise<Place & { from: EventId }> {
+    try {
+      return await this.clients.claim(id, (record) => this.locate(record, since));
+    } catch (error) {
+      // It has lost its connection and did not get another.
+      const reader = this.registry.get(id);
+      if (reader && !reader.connection) await this.clients.park(reader).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  private locate(record: ClientRecord, since: Since | undefined): Place {
+    const { position, gap } = this.log.locate(since ?? { id: record.cursor });
+    const owed = record.gap || this.registry.get(record.id)?.owesGap === true;
+    return { position, gap: gap || owed };
+  }
+
+  /** Up to where a client says that it has everything; not beyond what the log has given out. */
+  private claimed(since: Since | undefined): EventId | undefined {
+    const id = typeof since === "object" && "id" in since ? since.id : undefined;
+    return id && compareIds(id, this.log.head) <= 0 ? id : undefined;
   }
 
   private beat(connection: Connection): void {
-    if (connection.beat()) this.shared.beats.add(connection, Date.now() + this.settings.pingInterval);
+    if (connection.beat()) this.shared.beats.add(connection, this.settings.pingInterval);
     else connection.close(SILENT);
   }
 
@@ -123,7 +144,12 @@ export class Connections {
     if (this.moved.size === 0) return;
     const moved = new Map(this.moved);
     this.moved.clear();
-    await this.engine.clients.moveCursors(moved);
+    try {
+      await this.engine.clients.moveCursors(moved);
+    } catch {
+      // The next time, then; with what has moved further since.
+      for (const [id, cursor] of moved) if (!this.moved.has(id)) this.moved.set(id, cursor);
+    }
   }
 }
 

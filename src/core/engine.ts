@@ -26,8 +26,8 @@ export interface Follower {
 
 export type Question =
   | { readonly ask: "receipt"; readonly event: EventId }
-  /** Wait until this relay's clients have confirmed the event, or until `until` (Unix milliseconds). */
-  | { readonly ask: "confirmed"; readonly event: EventId; readonly until: number }
+  /** Wait until this relay's clients have confirmed the events, or until `until` (Unix milliseconds). */
+  | { readonly ask: "confirmed"; readonly events: readonly EventId[]; readonly until: number }
   | { readonly ask: "connections" };
 
 /** Delivery states by client, or a number of connections. */

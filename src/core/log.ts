@@ -58,6 +58,6 @@ export class Log {
 
 function reading(query: Query, events: Event[], end: EventId): Reading {
   const last = events.at(-1);
-  const through = last && events.length === query.limit ? last.id : (query.until ?? end);
+  const through = last && events.length >= query.limit ? last.id : (query.until ?? end);
   return { events, through };
 }

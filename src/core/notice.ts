@@ -36,3 +36,5 @@ export const GAP: Disconnect = {
   reconnect: true,
   retry_after_ms: 0,
 };
+
+export const FAILED: Disconnect = { code: 1013, reason: "try again later", reconnect: true, retry_after_ms: 1000 };

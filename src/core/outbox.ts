@@ -5,6 +5,8 @@ export type Frame = Buffer;
 export interface Sink {
   /** Bytes that were written and that the operating system has not taken yet. */
   readonly buffered: number;
+  /** Whether what is written still has a chance to arrive. */
+  readonly open: boolean;
   /** Bytes that the operating system has taken, in all. */
   readonly taken: number;
   /** Takes whole frames, in order. */
@@ -23,15 +25,14 @@ export interface Sink {
  */
 class Queue {
   readonly bytes: number;
-  private readonly before: Queue | undefined;
-  private readonly frame: Frame | undefined;
-  private readonly length: number;
+  readonly length: number;
   private next: Queue | undefined;
   private bytesJoined: Buffer | undefined;
 
-  constructor(before?: Queue, frame?: Frame) {
-    this.before = before;
-    this.frame = frame;
+  constructor(
+    readonly before?: Queue,
+    readonly frame?: Frame,
+  ) {
     this.length = before ? before.length + 1 : 0;
     this.bytes = before && frame ? before.bytes + frame.length : 0;
   }
@@ -43,15 +44,15 @@ class Queue {
   }
 
   joined(): Buffer {
-    this.bytesJoined ??= this.length === 1 && this.frame ? this.frame : Buffer.concat(this.frames(), this.bytes);
+    this.bytesJoined ??= this.length === 1 && this.frame ? this.frame : Buffer.concat(framesOf(this), this.bytes);
     return this.bytesJoined;
   }
+}
 
-  private frames(): Frame[] {
-    const frames = this.before?.frames() ?? [];
-    if (this.frame) frames.push(this.frame);
-    return frames;
-  }
+function framesOf(queue: Queue): Frame[] {
+  const frames: Frame[] = [];
+  for (let node: Queue | undefined = queue; node?.frame; node = node.before) frames.push(node.frame);
+  return frames.reverse();
 }
 
 /** Writes every outbox that has something queued once per turn of the event loop. One per relay. */
@@ -80,14 +81,18 @@ export class Flusher {
     const due = this.waiting;
     this.waiting = [];
     this.turn = undefined;
-    for (const outbox of due) outbox.flush();
     this.empty = new Queue();
+    for (const outbox of due) outbox.flush();
   }
 }
 
+/** Frames that may wait in one outbox, however small they are. */
+const MAX_FRAMES = 4096;
+
 /** The frames that wait for one connection; bounded by `limit` bytes together with what the sink buffers. */
 export class Outbox {
-  private queue: Queue;
+  /** Absent when it is empty: an idle connection holds on to nothing. */
+  private queue: Queue | undefined;
   private room: number;
   private listed = false;
 
@@ -101,15 +106,14 @@ export class Outbox {
     private readonly limit: number,
     private readonly trailer: () => Frame | undefined,
   ) {
-    this.queue = flusher.empty;
     this.room = limit;
   }
 
   /** Queues a frame. @returns false, and does nothing, when there is no room for it */
   push(frame: Frame): boolean {
-    if (this.queue.bytes + frame.length > this.room && !this.makeRoom(frame)) return false;
-    if (this.queue.bytes === 0) this.queue = this.flusher.empty;
-    this.queue = this.queue.with(frame);
+    const { bytes, length } = this.queue ?? this.flusher.empty;
+    if ((bytes + frame.length > this.room || length >= MAX_FRAMES) && !this.makeRoom(frame)) return false;
+    this.queue = (this.queue ?? this.flusher.empty).with(frame);
     if (!this.listed) {
       this.listed = true;
       this.flusher.add(this);
@@ -119,17 +123,17 @@ export class Outbox {
 
   flush(): void {
     this.listed = false;
-    if (this.queue.bytes === 0) return;
+    if (!this.queue) return;
     const last = this.trailer();
     const bytes = (last ? this.queue.with(last) : this.queue).joined();
-    this.queue = this.flusher.empty;
+    this.queue = undefined;
     this.sink.write(bytes);
     this.room = this.limit - this.sink.buffered;
   }
 
   /** Writes at once what waits for the end of the turn, as the socket may well take it. */
   private makeRoom(frame: Frame): boolean {
-    const listed = this.listed;
+    const { listed } = this;
     this.flush();
     this.listed = listed;
     const { buffered } = this.sink;

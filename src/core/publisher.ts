@@ -72,15 +72,21 @@ export class Publisher {
     return { event: receipt.head, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
   }
 
-  /** Resolves when the clients here that were sent the event have confirmed it, or at `until` (Unix milliseconds). */
-  async confirmed(id: EventId, until: number): Promise<void> {
-    const receipt = this.receipts.get(id);
-    const open = receipt?.matched.filter((reader) => this.receipts.state(receipt, reader) === "sent") ?? [];
-    if (open.length === 0 || this.stopped) return;
+  /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (Unix milliseconds). */
+  async confirmed(ids: readonly EventId[], until: number): Promise<void> {
+    // In the order of their ids: who has confirmed the last one that it was sent has confirmed all.
+    const last = new Map<Reader, EventId>();
+    for (const id of ids) {
+      const receipt = this.receipts.get(id);
+      for (const reader of receipt?.matched ?? []) {
+        if (receipt && this.receipts.state(receipt, reader) === "sent") last.set(reader, id);
+      }
+    }
+    if (last.size === 0 || this.stopped) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => end(), until - Date.now());
-      const left = new Map(open.map((reader) => [reader, reader.awaitConfirmed(id, () => confirmed(reader))]));
-      const confirmed = (reader: Reader): void => {
+      const left = new Map([...last].map(([reader, id]) => [reader, reader.awaitConfirmed(id, () => done(reader))]));
+      const done = (reader: Reader): void => {
         left.get(reader)?.();
         if (left.delete(reader) && left.size === 0) end();
       };
@@ -117,9 +123,17 @@ export class Publisher {
   }
 
   private async replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
+    const until = Date.now() + (wait ?? 0);
     // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
     await this.flusher.written();
-    return Promise.all(ids.map((id) => (wait === undefined ? this.reply(id) : this.replyConfirmed(id, wait))));
+    const replies = await Promise.all(ids.map((id) => this.reply(id)));
+    if (wait === undefined) return replies;
+    const [others] = await Promise.all([
+      this.engine.ask(this.node, { ask: "confirmed", events: ids, until }),
+      this.confirmed(ids, until),
+    ]);
+    if (!others) return replies;
+    return Promise.all(replies.map(async (reply, index) => this.withConfirmed(reply, ids[index] as EventId)));
   }
 
   private async reply(id: EventId): Promise<PublishReply> {
@@ -127,7 +141,9 @@ export class Publisher {
     const receipt = this.receipts.get(id);
     if (!others || !receipt) return { id: formatId(id) };
     const counts = { matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
-    if (receipt.head.ttl !== 0) counts.waiting = counts.matched - counts.sent;
+    if (receipt.head.ttl !== 0) {
+      counts.waiting = Math.max(0, counts.matched - counts.sent - (receipt.missed?.size ?? 0));
+    }
     const elsewhere = others.flatMap(({ deliveries }) => deliveries);
     counts.matched += elsewhere.length;
     counts.sent += count(elsewhere, "sent", "confirmed");
@@ -135,17 +151,16 @@ export class Publisher {
     return { id: formatId(id), ...counts };
   }
 
-  private async replyConfirmed(id: EventId, wait: number): Promise<PublishReply> {
-    const until = Date.now() + wait;
-    const reply = await this.reply(id);
-    const [others] = await Promise.all([
-      this.engine.ask(this.node, { ask: "confirmed", event: id, until }),
-      this.confirmed(id, until),
-    ]);
+  private async withConfirmed(reply: PublishReply, id: EventId): Promise<PublishReply> {
     const receipt = this.receipts.get(id);
-    if (!others || !receipt) return reply;
-    const all = merge([this.receipts.deliveries(receipt), ...others.map(({ deliveries }) => deliveries)]);
-    return { ...reply, confirmed: count(all, "confirmed") };
+    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
+    if (!receipt || !others) return reply;
+    if (others.length > 0) {
+      const all = merge([this.receipts.deliveries(receipt), ...others.map(({ deliveries }) => deliveries)]);
+      return { ...reply, confirmed: count(all, "confirmed") };
+    }
+    const confirmed = receipt.matched.filter((reader) => this.receipts.state(receipt, reader) === "confirmed");
+    return { ...reply, confirmed: confirmed.length };
   }
 }
 

@@ -1,7 +1,8 @@
-import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withCursor, withReplay } from "./client.js";
+import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withCursor } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
+import { isPattern, SegmentTrie } from "./topics.js";
 
 /** How many separate stretches that passed a reader by are remembered for receipts. */
 const MAX_LOST = 16;
@@ -14,7 +15,20 @@ export interface ReaderConnection {
   deliver(event: Event, before: EventId): boolean;
   /** Moves the cursor to the head when the client has all that was meant for it. */
   settle(): void;
+  /** The log does not have this event any more: if the connection ends before it was confirmed, it is lost. */
+  unkeep(id: EventId): void;
   close(disconnect: Disconnect): void;
+}
+
+interface Matcher {
+  readonly exact: ReadonlySet<string>;
+  readonly patterns: SegmentTrie<string>;
+}
+
+function matcherOf(topics: readonly string[]): Matcher {
+  const patterns = new SegmentTrie<string>();
+  for (const pattern of topics.filter(isPattern)) patterns.set(pattern, pattern);
+  return { exact: new Set(topics), patterns };
 }
 
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
@@ -34,7 +48,8 @@ export class Reader {
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
   private kept: ClientRecord;
-  private readonly stretchesLost: { after: EventId; through: EventId }[] = [];
+  private stretchesLost: { after: EventId; through: EventId }[] = [];
+  private matcher: Matcher | undefined;
   private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
 
   constructor(record: ClientRecord) {
@@ -55,10 +70,19 @@ export class Reader {
     return topicsOf(this.kept);
   }
 
-  /** Takes over a changed record; the cursor here is never behind the one that was kept. */
+  /** Whether one of its subscriptions matches the topic. */
+  subscribesTo(topic: string): boolean {
+    this.matcher ??= matcherOf(this.topics);
+    return this.matcher.exact.has(topic) || this.matcher.patterns.matching(topic).length > 0;
+  }
+
+  /** Takes over a changed record. */
   adopt(record: ClientRecord): void {
-    this.cursor = laterOf(record.cursor, this.cursor);
-    this.kept = withCursor(record, this.cursor);
+    // Changes that it was away from too long for: what lay between them is gone.
+    if (record.gap && !this.kept.gap) this.lose(this.cursor, record.cursor);
+    this.kept = record;
+    this.cursor = record.cursor;
+    this.matcher = undefined;
   }
 
   /** The client has everything up to and with `id`. @returns whether that was new */
@@ -76,15 +100,16 @@ export class Reader {
   }
 
   /**
-   * Goes on from another place in the log: back, or ahead.
-   * @param has whether the client says that it has everything up to there, or just does not want it
+   * Notes that the client went on from another place in the log than where it was.
+   * @param has up to where it says that it has everything; absent: it says nothing
    */
-  goOn(position: EventId, has: boolean): void {
-    const ahead = compareIds(position, this.cursor) > 0;
-    if (ahead && !has) this.lose(this.cursor, position);
-    if (ahead && has) this.confirm(position);
-    this.kept = withReplay(this.record, position);
-    this.cursor = position;
+  wentOn(from: EventId, position: EventId, has: EventId | undefined): void {
+    if (has) this.confirm(has);
+    const after = has ? laterOf(from, has) : from;
+    if (compareIds(position, after) > 0) this.lose(after, position);
+    // What it goes back over is not lost to it any more.
+    const kept = this.stretchesLost.filter((lost) => compareIds(lost.through, position) <= 0);
+    if (compareIds(position, from) < 0) this.stretchesLost = kept;
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

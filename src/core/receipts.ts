@@ -54,11 +54,14 @@ export class Receipts {
     this.forgetOldest();
   }
 
-  /** Notes that the event will not reach those who do not have it yet. */
-  missRest(id: EventId): void {
+  /** Notes that the log does not have the event any more: it will not reach those who do not have it yet. */
+  unkeep(id: EventId): void {
     const receipt = this.get(id);
-    for (const reader of receipt?.matched ?? []) {
-      if (receipt && this.state(receipt, reader) === "waiting") this.miss(id, reader);
+    if (!receipt) return;
+    for (const reader of receipt.matched) {
+      const state = this.state(receipt, reader);
+      if (state === "waiting") this.miss(id, reader);
+      else if (state === "sent") reader.connection?.unkeep(id);
     }
   }
 

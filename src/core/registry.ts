@@ -2,7 +2,6 @@ import { type ClientId, type ClientRecord, topicsOf } from "./client.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
-import { matchesTopic } from "./topics.js";
 import { Wheel } from "./wheel.js";
 
 /** The readers of an event: all that it matches, and those of them that have a connection. */
@@ -60,8 +59,13 @@ export class Registry {
     reader?.adopt(record);
     this.subscriptions.remove(held, without(before, after));
     this.subscriptions.add(held, without(after, before));
-    if (record.expiresAt === undefined) this.expiries.delete(record.id);
-    else this.expiries.add(record.id, record.expiresAt);
+    this.schedule(record);
+  }
+
+  /** Sees to it that the client is forgotten in time. */
+  schedule({ id, expiresAt }: ClientRecord): void {
+    if (expiresAt === undefined) this.expiries.delete(id);
+    else this.expiries.add(id, expiresAt - Date.now());
   }
 
   /** Lets a client go. */
@@ -95,7 +99,7 @@ export class Registry {
     const readers: Reader[] = [];
     for (const userId of users) {
       for (const reader of this.users.get(userKey(userId)) ?? []) {
-        if (reader.topics.some((subscription) => matchesTopic(subscription, topic))) readers.push(reader);
+        if (reader.subscribesTo(topic)) readers.push(reader);
       }
     }
     return readers.length === 0 ? NOBODY : { readers, connected: readers.filter((reader) => reader.connection) };

@@ -78,7 +78,7 @@ export class Relay {
       case "event":
         this.followed = entry.event.id;
         this.deliver(entry.event, before);
-        if (entry.replaces) this.receipts.missRest(entry.replaces.id);
+        if (entry.replaces) this.receipts.unkeep(entry.replaces.id);
         return;
       case "client":
         this.followed = entry.id;
@@ -112,9 +112,8 @@ export class Relay {
 
   private async answer(question: Question): Promise<Answer> {
     const { connections } = this.registry;
-    if (question.ask === "connections") return { connections, deliveries: [] };
-    if (question.ask === "confirmed") await this.publisher.confirmed(question.event, question.until);
-    const receipt = this.receipts.get(question.event);
+    if (question.ask === "confirmed") await this.publisher.confirmed(question.events, question.until);
+    const receipt = question.ask === "receipt" ? this.receipts.get(question.event) : undefined;
     return { connections, deliveries: receipt ? this.receipts.deliveries(receipt) : [] };
   }
 }

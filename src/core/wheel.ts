@@ -21,11 +21,12 @@ export class Wheel<T> {
     return this.slotOf.size;
   }
 
-  /** @param at Unix milliseconds; not before then, and at most one granularity after */
-  add(thing: T, at: number): void {
+  /** @param delay milliseconds from now, whatever the clock on the wall does; at most two granularities more */
+  add(thing: T, delay: number): void {
     this.delete(thing);
-    if (this.slotOf.size === 0) this.reached = this.slotAt(Date.now());
-    const slot = Math.max(Math.ceil(at / this.granularity), this.reached + 1);
+    const now = performance.now();
+    if (this.slotOf.size === 0) this.reached = this.slotAt(now);
+    const slot = Math.max(Math.ceil((now + delay) / this.granularity), this.reached + 1);
     const things = this.slots.get(slot);
     if (things) things.add(thing);
     else this.slots.set(slot, new Set([thing]));
@@ -53,7 +54,7 @@ export class Wheel<T> {
   }
 
   private advance(): void {
-    const now = this.slotAt(Date.now());
+    const now = this.slotAt(performance.now());
     const passed = this.passed(now);
     this.reached = Math.max(this.reached, now);
     for (const slot of passed) {
@@ -66,7 +67,7 @@ export class Wheel<T> {
   }
 
   private passed(now: number): number[] {
-    // After a jump of the clock there may be more time than slots.
+    // After a pause of the process there may be more time than slots.
     if (now - this.reached > this.slots.size) {
       return [...this.slots.keys()].filter((slot) => slot <= now).sort((a, b) => a - b);
     }

@@ -12,7 +12,7 @@ export interface Query {
   readonly topics: readonly string[];
   /** `userKey` of the reader: events for everyone and for this user. */
   readonly user: string;
-  /** How many events at most. */
+  /** How many events: about so many at most. */
   readonly limit: number;
 }
 
@@ -96,7 +96,10 @@ export class Window {
 
   /** The first events that the query asks for, of those in the window. */
   read(query: Query): Event[] {
-    return mergeRuns(this.runsFor(query), query.after, query.until, query.limit);
+    const runs = [...this.runsFor(query)];
+    // Gathering the runs of a wide pattern has its price: so much is to be read for it, or many small reads were dear.
+    const limit = Math.max(query.limit, Math.floor(runs.length / 8));
+    return mergeRuns(runs, query.after, query.until, limit);
   }
 
   private *runsFor({ topics, user }: Query): Generator<Run> {

@@ -13,8 +13,11 @@ export interface Framing {
   readonly ping?: (payload: string) => Frame;
 }
 
-/** Bytes of frames that are kept for readers which catch up on the same events. */
+/** Bytes that may be kept for readers which catch up on the same events: frames, and the events that they are of. */
 const CACHE_BYTES = 4 * 1024 * 1024;
+
+// Estimated, on 64-bit V8: a frame's own objects, and its place in the cache.
+const FRAME_BYTES = 512;
 
 /** A format in a framing: encodes and frames each event once, for all that get the same. */
 export class FramedEncoder implements Encoder {
@@ -62,12 +65,17 @@ export class FramedEncoder implements Encoder {
     if (this.frames.has(event)) return;
     this.frames.set(event, frame);
     this.oldest.push(event);
-    this.cached += frame.length;
+    this.cached += costOf(event, frame);
     while (this.cached > CACHE_BYTES) {
       const dropped = this.oldest.shift();
-      if (!dropped) break;
-      this.cached -= this.frames.get(dropped)?.length ?? 0;
+      const droppedFrame = dropped && this.frames.get(dropped);
+      if (!droppedFrame) break;
+      this.cached -= costOf(dropped, droppedFrame);
       this.frames.delete(dropped);
     }
   }
+}
+
+function costOf({ message, users }: Event, frame: Frame): number {
+  return FRAME_BYTES + message.length + frame.length + (users?.length ?? 0) * 24;
 }

@@ -15,6 +15,9 @@ const MAX_USERS = 10_000;
 /** Longest replacement key and idempotency key, in characters. */
 const MAX_KEY = 255;
 
+/** How many wrong fields an answer tells of. */
+const MAX_ERRORS = 20;
+
 function named(fault: (name: string) => string | undefined): z.ZodType<string> {
   return z.string().superRefine((name, context) => {
     const message = fault(name);
@@ -75,13 +78,15 @@ export const room = topic;
 export function check<T>(schema: z.ZodType<T>, value: unknown, at?: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  throw new InvalidInput(result.error.issues.flatMap((issue) => fieldErrors(issue, at)));
+  const errors = result.error.issues.slice(0, MAX_ERRORS).flatMap((issue) => fieldErrors(issue, at));
+  throw new InvalidInput(errors.slice(0, MAX_ERRORS));
 }
 
 function fieldErrors(issue: z.core.$ZodIssue, at: string | undefined): FieldError[] {
   const under = (...path: PropertyKey[]): string => [...(at ? [at] : []), ...path].join(".");
   if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => ({ path: under(...issue.path, key), message: "is not a known field" }));
+    const keys = issue.keys.slice(0, MAX_ERRORS).map((key) => key.slice(0, MAX_KEY));
+    return keys.map((key) => ({ path: under(...issue.path, key), message: "is not a known field" }));
   }
   return [{ path: under(...issue.path), message: issue.message }];
 }

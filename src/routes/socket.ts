@@ -58,12 +58,14 @@ export class SocketSink implements Sink {
   }
 
   close(code: number, reason: string): void {
+    // The other end is closing already, and does not get on with it.
+    if (!this.open) return this.webSocket.terminate();
     this.webSocket.close(code, reason);
     // The other end's own close frame may stand behind what was not read yet.
     this.webSocket.resume();
   }
 
-  private get open(): boolean {
+  get open(): boolean {
     return this.webSocket.readyState === this.webSocket.OPEN;
   }
 }

@@ -1,6 +1,8 @@
 import type { ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import type { Sink } from "../core/outbox.js";
+import { HttpError } from "./problems.js";
 import { formatId } from "../core/id.js";
 import { encodersFor } from "../formats/index.js";
 import { clientIdOf, type ConnectionQuery, type Context, requestedFormat, requestedSince, shortId } from "./context.js";
@@ -40,6 +42,9 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
     "/stream/:id",
     { exposeHeadRoute: false },
     async (request, reply) => {
+      const { socket } = reply.raw;
+      // Behind another response on the same connection, nothing could be sent, nor its end be seen.
+      if (!socket) throw new HttpError(400, "a stream needs a connection of its own: do not pipeline it");
       const id = clientIdOf(request.params.id) ?? "";
       const format = requestedFormat(request.query) ?? formats.raw;
       const since = requestedSince(request);
@@ -61,7 +66,7 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
       response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
       response.flushHeaders();
       if (stream.start) response.write(stream.start);
-      const sink = new StreamSink(response, stream.idle);
+      const sink = new StreamSink(response, socket, stream.idle);
       const connection = await relay.connections
         .open(id, sink, stream.encoders[format.name], { since })
         .catch(() => undefined);
@@ -72,7 +77,9 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
       request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
       const closed = (): void => {
         request.log.info({ user_id: connection.reader.userId }, "disconnected");
-        void relay.connections.closed(connection);
+        relay.connections
+          .closed(connection)
+          .catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
       };
       if (response.destroyed) closed();
       else response.once("close", closed);
@@ -83,26 +90,28 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
 class StreamSink implements Sink {
   constructor(
     private readonly response: ServerResponse,
+    private readonly socket: Socket,
     private readonly comment: string,
   ) {}
+
+  get open(): boolean {
+    return !this.response.writableEnded && this.socket.writable;
+  }
 
   get buffered(): number {
     return this.response.writableLength;
   }
 
   get taken(): number {
-    const { socket } = this.response;
-    return socket ? socket.bytesWritten - socket.writableLength : 0;
+    return this.socket.bytesWritten - this.socket.writableLength;
   }
 
   write(bytes: Buffer): void {
-    if (!this.response.writableEnded) this.response.write(bytes);
+    if (this.open) this.response.write(bytes);
   }
 
   whenTaken(callback: () => void): void {
-    const { socket } = this.response;
-    if (socket) socket.write("", () => callback());
-    else setImmediate(callback);
+    this.socket.write("", () => callback());
   }
 
   idle(): void {

@@ -4,6 +4,7 @@ import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import type { OpenOptions } from "../core/connections.js";
+import { Wheel } from "../core/wheel.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import { chooseSubprotocol, formats } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
@@ -38,7 +39,7 @@ export function gapHeader(headers: string[], request: IncomingMessage): void {
 
 /** `/ws/ID`, `/ws` and `/echo`. */
 export function wsRoutes(app: FastifyInstance, context: Context): void {
-  const { relay } = context;
+  const { relay, settings } = context;
   const plain = async (): Promise<never> => {
     throw new HttpError(426, "this is a WebSocket: connect with a WebSocket client", { upgrade: "websocket" });
   };
@@ -81,6 +82,13 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     },
   });
 
+  const silent = new WeakSet<WebSocket>();
+  const beats = new Wheel<WebSocket>(Math.min(1000, settings.pingInterval / 4), (socket) => {
+    if (silent.has(socket)) return socket.terminate();
+    silent.add(socket);
+    socket.ping();
+    beats.add(socket, settings.pingInterval);
+  });
   app.route({
     method: "GET",
     url: "/echo",
@@ -88,7 +96,10 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     config: { webSocket: true } satisfies UpgradeConfig,
     handler: plain,
     wsHandler: (socket) => {
+      beats.add(socket, settings.pingInterval);
       socket.on("error", () => socket.terminate());
+      socket.on("pong", () => silent.delete(socket));
+      socket.on("close", () => beats.delete(socket));
       socket.on("message", (data, isBinary) => {
         // A client that does not read what comes back is not read either.
         socket.pause();

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { Relay } from "../../src/core/relay.js";
 import { compareIds, parseId, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
@@ -218,4 +218,93 @@ test("more changes than can wait, each with something owed, are said as a gap", 
   expect(sink.frames[0]?.data?.["gap"]).toBe(true);
   expect(sink.events.map(({ message }) => message)).toEqual(Array.from({ length: 63 }, (_, index) => index + 37));
   await relay.stop();
+});
+
+async function relayWith(topics: string[], retention = ROOMY) {
+  const relay = await Relay.start(new MemoryEngine(retention), { maxBuffer: 1_000_000, pingInterval: 30_000 });
+  onTestFinished(() => relay.stop());
+  const { id } = await relay.clients.register({ userId: 1, topics, ttl: 300 });
+  const state = async (event: string | undefined) => {
+    const { deliveries } = await relay.publisher.receipt(idOf(event));
+    return deliveries.map((delivery) => delivery.state);
+  };
+  return { relay, id, state };
+}
+
+test("a replay that is interrupted goes on where it was", async () => {
+  const { relay, id } = await relayWith(["a"]);
+  const [first] = await relay.publisher.publish([
+    { topic: "a", message: "1" },
+    { topic: "a", message: "2" },
+  ]);
+  const one = await open(relay, id);
+  await turns();
+  one.connection.ponged(one.sink.pings.at(-1) ?? "");
+  const two = await open(relay, id, { since: { id: idOf(first?.id) } });
+  await turns();
+  expect(two.sink.events.map(({ message }) => message)).toEqual([2]);
+  await relay.clients.changeTopics(id, { add: ["b"] });
+  await relay.connections.closed(two.connection);
+  const three = await open(relay, id);
+  await turns();
+  expect(three.sink.events.map(({ message }) => message)).toEqual([2]);
+});
+
+test("what is not delivered is not called confirmed: beyond the log, before it, never kept, replaced, left out", async () => {
+  const { relay, id, state } = await relayWith(["a"], { ...ROOMY, count: 3 });
+  const publish = async (more: object = {}) =>
+    (await relay.publisher.publish([{ topic: "a", message: "1", ...more }]))[0]?.id;
+  const beyond = await publish();
+  await open(relay, id, { since: { id: { ms: 9e12, seq: 0 } } });
+  await turns();
+  expect(await state(beyond)).toEqual(["expired"]);
+  await relay.connections.closed((await open(relay, id)).connection);
+  const trimmed = await publish();
+  for (let n = 0; n < 3; n++) await publish();
+  expect(await state(trimmed)).toEqual(["expired"]);
+  const { sink, connection } = await open(relay, id);
+  await turns();
+  connection.ponged(sink.pings.at(-1) ?? "");
+  expect(await state(trimmed)).toEqual(["expired"]);
+  const never = await publish({ ttl: 0 });
+  const replaced = await publish({ key: "k" });
+  await publish({ key: "k" });
+  expect([await state(never), await state(replaced)]).toEqual([["sent"], ["sent"]]);
+  await relay.connections.closed(connection);
+  const again = await open(relay, id);
+  await turns();
+  again.connection.ponged(again.sink.pings.at(-1) ?? "");
+  expect([await state(never), await state(replaced)]).toEqual([["expired"], ["expired"]]);
+});
+
+test("what is written to a socket that is closing is not sent, and comes with the next connection", async () => {
+  const { relay, id } = await relayWith(["a"]);
+  const one = await open(relay, id);
+  await turns();
+  one.sink.open = false;
+  const [reply] = await relay.publisher.publish([{ topic: "a", message: "1" }]);
+  expect(reply).toMatchObject({ matched: 1, sent: 0, waiting: 1 });
+  await relay.connections.closed(one.connection);
+  const two = await open(relay, id);
+  await turns();
+  expect(two.sink.events.map(({ message }) => message)).toEqual([1]);
+});
+
+test("events of one request that replace each other are counted as what they are", async () => {
+  const { relay } = await relayWith(["a"]);
+  const draft = { topic: "a", message: "1", key: "k" };
+  expect(await relay.publisher.publish([draft, draft])).toMatchObject([
+    { matched: 1, sent: 0, waiting: 0 },
+    { matched: 1, sent: 0, waiting: 1 },
+  ]);
+});
+
+test("a hundred thousand frames in one turn are no harm", async () => {
+  const { relay, id } = await relayWith(["a"]);
+  const { sink } = await open(relay, id);
+  await turns();
+  const drafts = Array.from({ length: 20_000 }, (_, n) => ({ topic: "a", message: String(n) }));
+  await Promise.all(Array.from({ length: 5 }, () => relay.publisher.publish(drafts)));
+  for (let turn = 0; turn < 1000 && sink.events.length < 100_000; turn++) await turns(1);
+  expect(sink.events).toHaveLength(100_000);
 });

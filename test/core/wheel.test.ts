@@ -7,8 +7,8 @@ afterEach(() => void vi.useRealTimers());
 test("a thing is due at its time and at most one granularity later, once", () => {
   const due: string[] = [];
   const wheel = new Wheel<string>(100, (thing) => due.push(`${thing}@${Date.now() - 1_000_000}`));
-  wheel.add("b", 1_000_250);
-  wheel.add("a", 1_000_120);
+  wheel.add("b", 250);
+  wheel.add("a", 120);
   vi.advanceTimersByTime(1000);
   expect(due).toEqual(["a@200", "b@300"]);
 });
@@ -16,9 +16,9 @@ test("a thing is due at its time and at most one granularity later, once", () =>
 test("adding again moves a thing, deleting takes it out, and an empty wheel has no timer", () => {
   const due: string[] = [];
   const wheel = new Wheel<string>(100, (thing) => due.push(thing));
-  wheel.add("a", 1_000_100);
-  wheel.add("a", 1_000_500);
-  wheel.add("b", 1_000_100);
+  wheel.add("a", 100);
+  wheel.add("a", 500);
+  wheel.add("b", 100);
   wheel.delete("b");
   vi.advanceTimersByTime(300);
   expect([due, wheel.size]).toEqual([[], 1]);
@@ -30,18 +30,20 @@ test("adding again moves a thing, deleting takes it out, and an empty wheel has 
 test("a thing may be added again while it is due", () => {
   let times = 0;
   const wheel: Wheel<string> = new Wheel<string>(100, (thing) => {
-    if (++times < 3) wheel.add(thing, Date.now() + 100);
+    if (++times < 3) wheel.add(thing, 100);
   });
-  wheel.add("a", 1_000_050);
+  wheel.add("a", 50);
   vi.advanceTimersByTime(2000);
   expect(times).toBe(3);
 });
 
-test("a clock that jumps far ahead costs nothing", () => {
+test.each([9_000_000_000_000, 0])("the clock on the wall may be set to %i meanwhile", (time) => {
   const due: string[] = [];
-  const wheel = new Wheel<string>(1, (thing) => due.push(thing));
-  wheel.add("a", 1_000_010);
-  vi.setSystemTime(9_000_000_000_000);
-  vi.advanceTimersByTime(1);
+  const wheel = new Wheel<string>(10, (thing) => due.push(thing));
+  wheel.add("a", 100);
+  vi.setSystemTime(time);
+  vi.advanceTimersByTime(90);
+  expect(due).toEqual([]);
+  vi.advanceTimersByTime(30);
   expect(due).toEqual(["a"]);
 });

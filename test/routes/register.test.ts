@@ -75,7 +75,9 @@ test("removing says whether there was one, always with 200, and ends the connect
     expect([answer.status, await answer.json()]).toEqual([200, { removed: false }]);
   }
   for (const method of ["GET", "PATCH"]) {
-    expect((await relay.send(method, `/register/${id}`, method === "PATCH" ? {} : undefined)).status).toBe(404);
+    expect((await relay.send(method, `/register/${id}`, method === "PATCH" ? { topics: [] } : undefined)).status).toBe(
+      404,
+    );
   }
 });
 

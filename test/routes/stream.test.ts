@@ -1,4 +1,5 @@
-import { expect, test } from "vitest";
+import net from "node:net";
+import { expect, onTestFinished, test } from "vitest";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { openStream } from "../support/stream.js";
 
@@ -103,4 +104,19 @@ test("what can not be a stream is refused", async () => {
   expect((await relay.fetch(`/stream/${id}?since=soon`)).status).toBe(400);
   const head = await relay.fetch(`/stream/${id}`, { method: "HEAD" });
   expect([head.status, head.headers.get("allow")]).toEqual([405, "GET"]);
+});
+
+test("a stream that waits behind another response on its connection is refused", async () => {
+  const relay = await startRelay();
+  const [one, two] = [await relay.register({ user_id: 1 }), await relay.register({ user_id: 1 })];
+  const { hostname, port } = new URL(relay.http);
+  const socket = net.connect(Number(port), hostname);
+  onTestFinished(() => void socket.destroy());
+  for (const { id } of [one, two]) socket.write(`GET /stream/${id} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  const deadline = Date.now() + 5000;
+  for (let sent = 0; sent === 0;) {
+    ({ sent } = await relay.publish({ topic: "cats", message: 1 }));
+    if (Date.now() > deadline) throw new Error("the first stream did not open");
+  }
+  expect(await relay.publish({ topic: "cats", message: 1 })).toMatchObject({ matched: 2, sent: 1, waiting: 1 });
 });

@@ -16,6 +16,7 @@ export class MemorySink implements Sink {
   taken = 0;
   closed: { code: number; reason: string } | undefined;
   stalled = false;
+  open = true;
   /** What the other end has read. */
   readonly lines: string[] = [];
   private waiting: Buffer[] = [];
