@@ -5,6 +5,7 @@ import type { EventDraft } from "../core/event.js";
 import { decodeText, parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
 import { check, draftOf } from "./schemas.js";
+import { memberSource } from "./source.js";
 
 /** CloudEvents 1.0 (section 3.1): attribute names are lower-case letters and digits; values here are simple. */
 const attributeValue = z.union([z.string(), z.boolean(), z.number()]);
@@ -23,8 +24,11 @@ const cloudEvent = z
   })
   .catchall(attributeValue);
 
-/** An event from a structured CloudEvent (JSON event format). */
-export function draftOfCloudEvent(value: unknown, maxMessage: number): EventDraft {
+/**
+ * An event from a structured CloudEvent (JSON event format).
+ * @param source its data as it was written, in compact JSON
+ */
+export function draftOfCloudEvent(value: unknown, source: string | undefined, maxMessage: number): EventDraft {
   if (typeof value === "object" && value !== null && "data_base64" in value) {
     throw new InvalidInput([{ path: "data_base64", message: "is not supported: send text or JSON in data" }]);
   }
@@ -34,7 +38,7 @@ export function draftOfCloudEvent(value: unknown, maxMessage: number): EventDraf
     throw new InvalidInput([{ path: odd, message: "is not an attribute name: use lower-case letters and digits" }]);
   }
   const fields = { topic: subject, message: data ?? null, ...(relayuser === undefined ? {} : { user_id: relayuser }) };
-  return { ...draftOf(fields, maxMessage), attributes: boundedAttributes(attributes, maxMessage) };
+  return { ...draftOf(fields, source, maxMessage), attributes: boundedAttributes(attributes, maxMessage) };
 }
 
 /** Whether a request is a CloudEvent in the binary mode of the HTTP binding (section 3.1.3). */
@@ -54,8 +58,9 @@ export function draftOfBinaryCloudEvent(
     if (name.startsWith("ce-") && typeof value === "string") attributes[name.slice(3)] = decodeHeader(name, value);
   }
   const text = decodeText(body);
-  const isJson = type === undefined || /^[^;]*[/+]json\s*(?:;|$)/i.test(type);
-  return draftOfCloudEvent({ ...attributes, data: isJson && text !== "" ? parseJson(text) : text }, maxMessage);
+  const isJson = text !== "" && (type === undefined || /^[^;]*[/+]json\s*(?:;|$)/i.test(type));
+  const data = isJson ? parseJson(text) : text;
+  return draftOfCloudEvent({ ...attributes, data }, isJson ? memberSource(text) : undefined, maxMessage);
 }
 
 function decodeHeader(name: string, value: string): string {

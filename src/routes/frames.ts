@@ -8,7 +8,8 @@ import type { FramedEncoder } from "../formats/encoder.js";
 import type { ErrorFrame, ResponseFrame } from "../protocol.js";
 import { parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
-import { check, draftOf, messageText, room, subscriptionList } from "./schemas.js";
+import { bounded, check, draftOf, room, subscriptionList } from "./schemas.js";
+import { memberSource } from "./source.js";
 
 const requestId = z.union([z.string().max(255), z.number()], { error: "must be a string or a number" });
 const request = z.strictObject({
@@ -44,10 +45,10 @@ export class Frames {
         return true;
       }
       const frame = this.parse(text);
-      if (frame === undefined) return await this.broadcast(text).then(() => true);
+      if (frame === undefined) return await this.broadcast(JSON.stringify(text)).then(() => true);
       const known = requestId.safeParse((frame as { id?: unknown }).id);
       if (known.success) id = known.data;
-      await this.dispatch(frame);
+      await this.dispatch(frame, text);
       return true;
     } catch (error) {
       this.refuse(error, id);
@@ -79,12 +80,12 @@ export class Frames {
     throw new InvalidInput([{ path: "", message: "a frame must be a JSON object, or ping" }]);
   }
 
-  private async dispatch(frame: object): Promise<void> {
+  private async dispatch(frame: object, text: string): Promise<void> {
     const { type } = frame as { type?: unknown };
     if (type === undefined && "topics" in frame) return this.change({ set: check(subscriptionList, frame).topics });
     switch (type) {
       case "request":
-        return this.answer(frame);
+        return this.answer(frame, text);
       case "join":
         return this.change({ join: check(join, frame).room });
       case "leave":
@@ -98,17 +99,23 @@ export class Frames {
     }
   }
 
-  private async answer(frame: object): Promise<void> {
+  private async answer(frame: object, text: string): Promise<void> {
     const { id, action, payload } = check(request, frame);
-    this.say({ id, type: "response", data: await this.act(action, payload) } satisfies ResponseFrame);
+    this.say({
+      id,
+      type: "response",
+      data: await this.act(action, payload, memberSource(text, "payload", "message")),
+    } satisfies ResponseFrame);
   }
 
-  private async act(action: string, payload: unknown): Promise<unknown> {
+  /** @param source the payload's message as it was written */
+  private async act(action: string, payload: unknown, source: string | undefined): Promise<unknown> {
     switch (action) {
       case "echo":
         return { echo: check(withMessage, payload, "payload").message };
       case "broadcast":
-        return this.broadcast(check(withMessage, payload, "payload").message);
+        check(withMessage, payload, "payload");
+        return this.broadcast(source ?? "null");
       case "get_connections":
         check(nothing, payload, "payload");
         return { connections: await this.relay.countConnections() };
@@ -120,7 +127,7 @@ export class Frames {
       case "unsubscribe":
         return { topics: await this.changed({ remove: check(subscriptionList, payload, "payload").topics }) };
       case "publish":
-        return this.publish(draftOf(payload, this.maxMessage, "payload"));
+        return this.publish(draftOf(payload, source, this.maxMessage, "payload"));
       case "ack":
         return this.ack(check(ack, payload, "payload").id);
       default:
@@ -151,12 +158,12 @@ export class Frames {
   private async chat(content: string): Promise<void> {
     const { rooms } = this.connection.reader.record;
     if (rooms.length === 0) throw new RelayError("bad_request", 'join a room first: {"type":"join","room":"…"}');
-    const message = messageText(content, this.maxMessage);
+    const message = bounded(JSON.stringify(content), this.maxMessage);
     await this.relay.publisher.publish(rooms.map((topic) => ({ topic, message })));
   }
 
-  private async broadcast(value: unknown): Promise<unknown> {
-    return this.publish({ topic: BROADCAST, message: messageText(value, this.maxMessage) });
+  private async broadcast(message: string): Promise<unknown> {
+    return this.publish({ topic: BROADCAST, message: bounded(message, this.maxMessage) });
   }
 
   private async publish(draft: { topic: string; message: string }): Promise<unknown> {

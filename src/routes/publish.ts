@@ -10,6 +10,7 @@ import { type Context, noStore } from "./context.js";
 import { checkEncoding, decodeText, parseJson } from "./json.js";
 import { HttpError, InvalidInput, problemOf } from "./problems.js";
 import { draftOf } from "./schemas.js";
+import { elementSources, memberSource } from "./source.js";
 
 /** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
 export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
@@ -100,20 +101,25 @@ function itemsOf(request: FastifyRequest, maxMessage: number): Items {
     return { form: "single", items: [() => draftOfBinaryCloudEvent(headers, body, maxMessage)] };
   }
   const type = (headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase();
-  const read = type?.startsWith("application/cloudevents") ? draftOfCloudEvent : draftOf;
+  const read = type?.startsWith("application/cloudevents") ? structured : plain;
   switch (type) {
     case "application/json":
     case "application/cloudevents+json":
     case "application/cloudevents-batch+json": {
-      const value = parseJson(decodeText(body));
-      if (!Array.isArray(value)) return { form: "single", items: [() => read(value, maxMessage)] };
-      return { form: "array", items: bounded(value).map((item) => () => read(item, maxMessage)) };
+      const text = decodeText(body);
+      const value = parseJson(text);
+      if (!Array.isArray(value)) return { form: "single", items: [() => read(value, text, maxMessage)] };
+      checkCount(value.length);
+      const sources = elementSources(text);
+      return { form: "array", items: value.map((item, index) => () => read(item, sources[index] ?? "", maxMessage)) };
     }
     case "application/x-ndjson":
     case "application/ndjson": {
-      const lines = decodeText(body).split("\n");
-      const filled = lines.filter((line) => line.trim() !== "");
-      return { form: "lines", items: bounded(filled).map((line) => () => draftOf(parseJson(line), maxMessage)) };
+      const lines = decodeText(body)
+        .split("\n")
+        .filter((line) => line.trim() !== "");
+      checkCount(lines.length);
+      return { form: "lines", items: lines.map((line) => () => plain(parseJson(line), line, maxMessage)) };
     }
     default:
       throw new HttpError(
@@ -124,9 +130,17 @@ function itemsOf(request: FastifyRequest, maxMessage: number): Items {
   }
 }
 
-function bounded<T>(items: readonly T[]): readonly T[] {
-  if (items.length <= MAX_BATCH) return items;
-  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${items.length}`);
+function plain(value: unknown, text: string, maxMessage: number): EventDraft {
+  return draftOf(value, memberSource(text, "message"), maxMessage);
+}
+
+function structured(value: unknown, text: string, maxMessage: number): EventDraft {
+  return draftOfCloudEvent(value, memberSource(text, "data"), maxMessage);
+}
+
+function checkCount(count: number): void {
+  if (count <= MAX_BATCH) return;
+  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${count}`);
 }
 
 function optionsOf(request: FastifyRequest): PublishOptions & { key: string | undefined } {

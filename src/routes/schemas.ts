@@ -93,23 +93,22 @@ function fieldErrors(issue: z.core.$ZodIssue, at: string | undefined): FieldErro
 
 /**
  * The event that a publisher's fields describe.
+ * @param source the message as it was written, in compact JSON
  * @param maxMessage bytes
  * @param at the path of the value itself
  * @throws {RelayError} bad_request, too_large
  */
-export function draftOf(value: unknown, maxMessage: number, at?: string): EventDraft {
+export function draftOf(value: unknown, source: string | undefined, maxMessage: number, at?: string): EventDraft {
   const { topic: name, message, user_id, user_ids, ttl, key } = check(publication, value, at);
   const users = user_ids ? distinct(user_ids) : user_id === undefined ? undefined : [user_id];
-  return { topic: name, users, message: messageText(message, maxMessage), ttl, key };
+  return { topic: name, users, message: bounded(source ?? JSON.stringify(message), maxMessage), ttl, key };
 }
 
-export function messageText(message: unknown, maxMessage: number): string {
-  const text = JSON.stringify(message);
-  const bytes = Buffer.byteLength(text);
-  if (bytes > maxMessage) {
-    throw new RelayError("too_large", `message: is ${bytes} bytes, and may have ${maxMessage}`);
-  }
-  return text;
+/** @throws {RelayError} too_large */
+export function bounded(message: string, maxMessage: number): string {
+  const bytes = Buffer.byteLength(message);
+  if (bytes <= maxMessage) return message;
+  throw new RelayError("too_large", `message: is ${bytes} bytes as JSON, and may have ${maxMessage}`);
 }
 
 function distinct(userIds: readonly UserId[]): UserId[] {

@@ -62,6 +62,19 @@ test.each([
   expect(await raw.next()).toBe(expected);
 });
 
+test("numbers arrive as they were written, however long", async () => {
+  const relay = await startRelay();
+  const raw = await relay.connect((await relay.register({ user_id: 1 })).url);
+  const message = '{"id":12345678901234567890,"price":1.50,"10":1,"2":2}';
+  const body = `{"topic": "cats", "message": ${message.replaceAll(",", " ,\n")}}`;
+  await relay.send("POST", "/publish", body);
+  await relay.send("POST", "/publish", `[1, ${body}]`);
+  await relay.send("POST", "/publish", body.replaceAll("\n", ""), { "content-type": "application/x-ndjson" });
+  const lobby = await relay.connect("/ws");
+  lobby.say(`{"id":"1","type":"request","action":"publish","payload":${body}}`);
+  expect(await raw.take(4)).toEqual([message, message, message, message]);
+});
+
 test("an event says who it is for, and to each one only that", async () => {
   const relay = await startRelay();
   const one = await jsonClient(relay);
