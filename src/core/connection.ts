@@ -44,10 +44,11 @@ const MAX_UNKEPT = 1000;
 const BATCH = 256;
 
 /**
- * A connection is asked for a confirmation at most so often (product section 5), in milliseconds; spread, as the answers
- * of all who got the same event would otherwise come all at once, second after second.
+ * A connection is asked for a confirmation at most once in `least` milliseconds (product section 5), and at random up to
+ * `spread` later, as the answers of all who got the same event would otherwise come together. The question goes along
+ * with an event; only when none comes for `patience` more, or someone waits for the answer, it is a write of its own.
  */
-const PING_SPACING = { least: 1000, spread: 1000 };
+const PING = { least: 1000, spread: 2000, patience: 1000 };
 
 /**
  * A client's way out: reads the log for it. It is catching up, from its position on, until it stands at the head;
@@ -64,6 +65,7 @@ export class Connection implements ReaderConnection {
   private readonly unkept = new Deque<EventId>();
   private lastSent: EventId | undefined;
   private lastPinged: EventId | undefined;
+  private pingedAt = 0;
   private nextPing = 0;
   private readonly waiting = new Set<() => void>();
 
@@ -79,6 +81,15 @@ export class Connection implements ReaderConnection {
   ) {
     this.position = reader.cursor;
     this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.pingIfDue());
+  }
+
+  private get pings(): Wheel<Connection> {
+    return this.shared.pings;
+  }
+
+  /** Whether pongs move the cursor. */
+  private get asks(): boolean {
+    return !this.manual && this.encoder.ping !== undefined;
   }
 
   get closed(): boolean {
@@ -176,7 +187,7 @@ export class Connection implements ReaderConnection {
     for (let id = this.unkept.shift(); id; id = this.unkept.shift()) {
       if (compareIds(id, reader.confirmed) > 0) this.shared.receipts.miss(id, reader);
     }
-    this.shared.pings.delete(this);
+    this.pings.delete(this);
     this.shared.beats.delete(this);
     for (const resume of this.waiting) resume();
     this.waiting.clear();
@@ -271,16 +282,23 @@ export class Connection implements ReaderConnection {
     if (frame) this.send(frame);
   }
 
+  /** Someone waits for the confirmation of what was sent last. */
+  hurry(): void {
+    if (this.asks && this.lastPinged !== this.lastSent) this.pings.add(this, this.pingedAt + PING.least - Date.now());
+  }
+
   private pingIfDue(): Frame | undefined {
-    if (this.manual || !this.encoder.ping || this.lastPinged === this.lastSent) return undefined;
+    if (!this.asks || this.lastPinged === this.lastSent) return undefined;
     const now = Date.now();
     if (now >= this.nextPing) return this.pingFrame(now);
-    if (!this.shared.pings.has(this)) this.shared.pings.add(this, this.nextPing - now);
+    if (!this.pings.has(this)) this.pings.add(this, this.nextPing + PING.patience - now);
     return undefined;
   }
 
   private pingFrame(now: number): Frame | undefined {
-    this.nextPing = now + PING_SPACING.least + Math.random() * PING_SPACING.spread;
+    this.pingedAt = now;
+    this.nextPing = now + PING.least + Math.random() * PING.spread;
+    this.pings.delete(this);
     this.lastPinged = this.lastSent;
     return this.encoder.ping?.(this.lastSent && !this.manual ? formatId(this.lastSent) : "");
   }

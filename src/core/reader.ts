@@ -17,6 +17,8 @@ export interface ReaderConnection {
   settle(): void;
   /** The log does not have this event any more: if the connection ends before it was confirmed, it is lost. */
   unkeep(id: EventId): void;
+  /** Someone waits for the confirmation of what was sent last. */
+  hurry(): void;
   close(disconnect: Disconnect): void;
 }
 
@@ -122,6 +124,7 @@ export class Reader {
   awaitConfirmed(id: EventId, done: () => void): () => void {
     const wait = { id, done };
     this.awaited.add(wait);
+    this.connection?.hurry();
     return () => void this.awaited.delete(wait);
   }
 
