@@ -1,26 +1,13 @@
-import { Deque } from "./deque.js";
-import type { Event, UserId } from "./event.js";
-import { isExpired } from "./event.js";
-import { compareIds, formatId, type EventId, laterOf, parseId } from "./id.js";
+import { Confirmation } from "./confirmation.js";
+import type { Encoder } from "./encoder.js";
+import { type Event, isExpired } from "./event.js";
+import { compareIds, formatId, type EventId, laterOf } from "./id.js";
 import type { Log } from "./log.js";
 import { type Disconnect, FAILED, GAP, type Notice } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
 import type { Receipts } from "./receipts.js";
 import type { Wheel } from "./wheel.js";
-
-/** How events and notices look on one connection: a format and a framing. One instance per look, shared by all. */
-export interface Encoder {
-  /** The event as a client of `userId` gets it. MUST return the same frame for the same event and user id. */
-  event(event: Event, userId: UserId): Frame;
-  /** A notice; undefined when the format has no way to say it. */
-  notice(notice: Notice): Frame | undefined;
-  /**
-   * A question that the other end answers with `payload` once it has received everything before, as WebSockets do;
-   * absent: the transport has none. MUST return the same frame for the same payload when asked again at once.
-   */
-  readonly ping?: ((payload: string) => Frame) | undefined;
-}
 
 /** What all connections of a relay share. */
 export interface Shared {
@@ -37,18 +24,8 @@ export interface Shared {
   readonly moved: (reader: Reader) => void;
 }
 
-/** How many events that the log no longer has are followed until they are confirmed. */
-const MAX_UNKEPT = 1000;
-
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
 const BATCH = 256;
-
-/**
- * A connection is asked for a confirmation at most once in `least` milliseconds (product section 5), and at random up to
- * `spread` later, as the answers of all who got the same event would otherwise come together. The question goes along
- * with an event; only when none comes for `patience` more, or someone waits for the answer, it is a write of its own.
- */
-const PING = { least: 1000, spread: 2000, patience: 1000 };
 
 /**
  * A client's way out: reads the log for it. It is catching up, from its position on, until it stands at the head;
@@ -61,12 +38,7 @@ export class Connection implements ReaderConnection {
   private taken = 0;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
-  /** Sent, and not in the log any more. */
-  private readonly unkept = new Deque<EventId>();
-  private lastSent: EventId | undefined;
-  private lastPinged: EventId | undefined;
-  private pingedAt = 0;
-  private nextPing = 0;
+  private readonly confirmation: Confirmation;
   private readonly waiting = new Set<() => void>();
 
   /**
@@ -77,19 +49,11 @@ export class Connection implements ReaderConnection {
     private readonly sink: Sink,
     readonly encoder: Encoder,
     private readonly shared: Shared,
-    private readonly manual: boolean,
+    manual: boolean,
   ) {
     this.position = reader.cursor;
-    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.pingIfDue());
-  }
-
-  private get pings(): Wheel<Connection> {
-    return this.shared.pings;
-  }
-
-  /** Whether pongs move the cursor. */
-  private get asks(): boolean {
-    return !this.manual && this.encoder.ping !== undefined;
+    this.confirmation = new Confirmation(reader, shared.receipts, manual ? undefined : encoder.ping);
+    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.questionIfDue());
   }
 
   get closed(): boolean {
@@ -143,9 +107,8 @@ export class Connection implements ReaderConnection {
 
   /** To be called when a ping's payload comes back: the other end has received everything that went before it. */
   ponged(payload: string): void {
-    const id = parseId(payload);
-    if (!id || this.manual || !this.lastPinged || compareIds(id, this.lastPinged) > 0) return;
-    this.confirm(id);
+    const id = this.confirmation.answered(payload);
+    if (id) this.confirm(id);
   }
 
   /** The client says that it has everything up to and with `id`. @returns false when that was not sent yet */
@@ -183,38 +146,41 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.settle();
     this.state = "closed";
-    const { reader } = this;
-    for (let id = this.unkept.shift(); id; id = this.unkept.shift()) {
-      if (compareIds(id, reader.confirmed) > 0) this.shared.receipts.miss(id, reader);
-    }
-    this.pings.delete(this);
+    this.confirmation.end();
+    this.shared.pings.delete(this);
     this.shared.beats.delete(this);
     for (const resume of this.waiting) resume();
     this.waiting.clear();
   }
 
   settle(head: EventId = this.shared.log.head): void {
-    const outstanding = this.lastSent && compareIds(this.lastSent, this.reader.cursor) > 0;
-    if (this.state === "live" && !outstanding) this.reader.pass(head);
+    if (this.state === "live" && !this.confirmation.outstanding) this.reader.pass(head);
   }
 
   unkeep(id: EventId): void {
-    this.unkept.push(id);
-    if (this.unkept.length > MAX_UNKEPT) this.unkept.shift();
+    this.confirmation.unkeep(id);
+  }
+
+  hurry(): void {
+    const { confirmation, shared } = this;
+    const now = Date.now();
+    if (confirmation.dueIn(now) !== undefined) shared.pings.add(this, confirmation.aloneIn(now, true));
+  }
+
+  /** Asks for a confirmation, and for a sign of life, now. */
+  ping(): void {
+    const frame = this.confirmation.question(Date.now()) ?? this.encoder.ping?.("");
+    if (frame) this.send(frame);
   }
 
   private confirm(id: EventId): void {
-    if (this.reader.confirm(id)) this.shared.moved(this.reader);
-    for (let first = this.unkept.at(0); first && compareIds(first, id) <= 0; first = this.unkept.at(0)) {
-      this.unkept.shift();
-    }
+    if (this.confirmation.confirm(id)) this.shared.moved(this.reader);
   }
 
   private hand(event: Event): boolean {
     if (!this.outbox.push(this.encoder.event(event, this.reader.userId))) return false;
     this.position = event.id;
-    this.lastSent = event.id;
-    if (event.ttl === 0) this.unkeep(event.id);
+    this.confirmation.sent(event);
     return true;
   }
 
@@ -276,30 +242,17 @@ export class Connection implements ReaderConnection {
     });
   }
 
-  /** Sends a ping: its pong says that the other end has all up to what was sent last, as a WebSocket is in order. */
-  ping(): void {
-    const frame = this.pingFrame(Date.now());
-    if (frame) this.send(frame);
-  }
-
-  /** Someone waits for the confirmation of what was sent last. */
-  hurry(): void {
-    if (this.asks && this.lastPinged !== this.lastSent) this.pings.add(this, this.pingedAt + PING.least - Date.now());
-  }
-
-  private pingIfDue(): Frame | undefined {
-    if (!this.asks || this.lastPinged === this.lastSent) return undefined;
+  private questionIfDue(): Frame | undefined {
+    const { confirmation } = this;
+    const { pings } = this.shared;
     const now = Date.now();
-    if (now >= this.nextPing) return this.pingFrame(now);
-    if (!this.pings.has(this)) this.pings.add(this, this.nextPing + PING.patience - now);
+    const due = confirmation.dueIn(now);
+    if (due === undefined) return undefined;
+    if (due === 0) {
+      pings.delete(this);
+      return confirmation.question(now);
+    }
+    if (!pings.has(this)) pings.add(this, confirmation.aloneIn(now, false));
     return undefined;
-  }
-
-  private pingFrame(now: number): Frame | undefined {
-    this.pingedAt = now;
-    this.nextPing = now + PING.least + Math.random() * PING.spread;
-    this.pings.delete(this);
-    this.lastPinged = this.lastSent;
-    return this.encoder.ping?.(this.lastSent && !this.manual ? formatId(this.lastSent) : "");
   }
 }

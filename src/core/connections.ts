@@ -1,6 +1,7 @@
 import { type ClientId, type ClientRecord } from "./client.js";
 import { type Clients, notFound, type Place } from "./clients.js";
-import { Connection, type Encoder, type Shared } from "./connection.js";
+import { Connection, type Shared } from "./connection.js";
+import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
 import { compareIds, type EventId } from "./id.js";
 import type { Log, Since } from "./log.js";

@@ -1,4 +1,4 @@
-import type { Encoder } from "../core/connection.js";
+import type { Encoder } from "../core/encoder.js";
 import type { Notice } from "../core/notice.js";
 import { Deque } from "../core/deque.js";
 import type { Event, UserId } from "../core/event.js";
