@@ -26,8 +26,11 @@ export interface TopicRelayOptions extends Omit<SettingsInput, "listen" | "engin
 /** Bytes over the largest message that a WebSocket frame may have: room for as many topics as a client may have. */
 const FRAME_ROOM = 320 * 1024;
 
-/** Pieces of one WebSocket message, and of what the socket has read, that may wait to be put together. */
+/** Fragments that one WebSocket message may come in. */
 const MAX_FRAGMENTS = 32;
+
+/** Reads of the socket that one frame may come in: the largest, in the smallest segments that networks make. */
+const MAX_CHUNKS = 1024;
 
 /** Milliseconds for the other end to answer a close frame. */
 const CLOSE_TIMEOUT = 3000;
@@ -78,7 +81,7 @@ async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: 
     server: webSocketUpgrades(app.server) as typeof app.server,
     maxPayload: settings.maxMessage + FRAME_ROOM,
     maxFragments: MAX_FRAGMENTS,
-    maxBufferedChunks: MAX_FRAGMENTS,
+    maxBufferedChunks: MAX_CHUNKS,
     closeTimeout: CLOSE_TIMEOUT,
     perMessageDeflate: false,
     clientTracking: true,

@@ -1,5 +1,6 @@
 import { once } from "node:events";
-import { expect, test } from "vitest";
+import net from "node:net";
+import { expect, onTestFinished, test } from "vitest";
 import { formatId } from "../../src/core/id.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { type Frames, refusal } from "../support/socket.js";
@@ -318,13 +319,11 @@ test("/ws: the client is forgotten with its connection, unless it asks for a ttl
   expect((await refusal(relay.connect("/ws?ttl=999999999"))).status).toBe(400);
 });
 
-test("frames that come with the handshake are not lost", async () => {
-  const relay = await startRelay();
-  const { url } = await relay.register({ user_id: 1 });
-  const net = await import("node:net");
+/** A WebSocket by hand: what a client library would not do. */
+async function bareSocket(url: string, first = Buffer.alloc(0)): Promise<net.Socket> {
   const { hostname, port, pathname } = new URL(url);
-  const socket = net.connect(Number(port), hostname);
-  const ping = Buffer.from([0x81, 0x84, 0, 0, 0, 0, ...Buffer.from("ping")]);
+  const socket = net.connect({ port: Number(port), host: hostname, noDelay: true });
+  onTestFinished(() => void socket.destroy());
   const head = [
     `GET ${pathname} HTTP/1.1`,
     "Host: x",
@@ -333,14 +332,44 @@ test("frames that come with the handshake are not lost", async () => {
     `Sec-WebSocket-Key: ${Buffer.alloc(16).toString("base64")}`,
     "Sec-WebSocket-Version: 13",
   ].join("\r\n");
-  socket.write(Buffer.concat([Buffer.from(`${head}\r\n\r\n`), ping]));
-  let received = Buffer.alloc(0);
+  socket.write(Buffer.concat([Buffer.from(`${head}\r\n\r\n`), first]));
+  return socket;
+}
+
+async function received(socket: net.Socket, text: string): Promise<string> {
+  let all = "";
   for await (const chunk of socket) {
-    received = Buffer.concat([received, chunk as Buffer]);
-    if (received.includes("pong")) break;
+    all += (chunk as Buffer).toString("latin1");
+    if (all.includes(text)) return all;
   }
-  expect(received.toString("latin1")).toContain("\x81\x04pong");
-  socket.destroy();
+  throw new Error(`ended after ${all}`);
+}
+
+const PING_FRAME = Buffer.from([0x81, 0x84, 0, 0, 0, 0, ...Buffer.from("ping")]);
+
+test("frames that come with the handshake are not lost", async () => {
+  const relay = await startRelay();
+  const { url } = await relay.register({ user_id: 1 });
+  expect(await received(await bareSocket(url, PING_FRAME), "pong")).toContain("\x81\x04pong");
+});
+
+test("a frame may come in many small pieces", async () => {
+  const relay = await startRelay();
+  const { url } = await relay.register({ user_id: 1 });
+  const socket = await bareSocket(url);
+  await once(socket, "readable");
+  const payload = Buffer.from(
+    JSON.stringify({ topics: Array.from({ length: 500 }, (_, n) => `topic-${n}-${"x".repeat(100)}`) }),
+  );
+  const header = Buffer.from([0x81, 0xfe, payload.length >> 8, payload.length & 255, 0, 0, 0, 0]);
+  const frame = Buffer.concat([header, payload]);
+  for (let at = 0; at < frame.length; at += 500) {
+    await new Promise((resolve) => socket.write(frame.subarray(at, at + 500), resolve));
+    await new Promise(setImmediate);
+  }
+  socket.write(PING_FRAME);
+  expect(await received(socket, "pong")).not.toContain("error");
+  expect(await relay.publish({ topic: `topic-499-${"x".repeat(100)}`, message: 1 })).toMatchObject({ matched: 1 });
 });
 
 test("a client that never reads keeps nobody waiting, costs bounded memory, and gets everything once it reads", async () => {
