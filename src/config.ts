@@ -58,7 +58,7 @@ const listen = z.string().transform((text, context) => {
 
 /** Every setting: flag `--name`, variable `RELAY_NAME`, option `name` of the plugin. */
 export const settingsSchema = z.strictObject({
-  listen: listen.prefault("127.0.0.1:8000").describe("HOST:PORT; port 0: any free one"),
+  listen: listen.prefault("127.0.0.1:8000").describe("HOST:PORT; port 0 takes a free one"),
   publicUrl: z
     .url({ protocol: /^https?$/, error: "must be an http or https URL" })
     .optional()
@@ -80,7 +80,7 @@ export const settingsSchema = z.strictObject({
   maxBuffer: size("16KiB", "1GiB").prefault("1MiB").describe("what may wait for one connection"),
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
   insecureOpen: flag().prefault(false).describe("listen beyond this machine without keys"),
-  allowedOrigins: list(origin).prefault("loopback").describe("origins of web pages that may use the relay; *: any"),
+  allowedOrigins: list(origin).prefault("loopback").describe("origins of web pages that may use the relay, loopback, or *"),
   logLevel: z
     .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
     .prefault("info")
