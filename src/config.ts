@@ -80,7 +80,9 @@ export const settingsSchema = z.strictObject({
   maxBuffer: size("16KiB", "1GiB").prefault("1MiB").describe("what may wait for one connection"),
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
   insecureOpen: flag().prefault(false).describe("listen beyond this machine without keys"),
-  allowedOrigins: list(origin).prefault("loopback").describe("origins of web pages that may use the relay, loopback, or *"),
+  allowedOrigins: list(origin)
+    .prefault("loopback")
+    .describe("origins of web pages that may use the relay, loopback, or *"),
   logLevel: z
     .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
     .prefault("info")
