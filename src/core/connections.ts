@@ -84,8 +84,8 @@ export class Connections {
     this.shared.beats.add(connection, this.settings.pingInterval);
     connection.start(gap, reader.topics);
     // An older connection may have ended meanwhile, and have started the clock.
-    if (reader.record.expiresAt !== undefined)
-      await this.clients.claim(id, ({ cursor }) => ({ position: cursor, gap }));
+    const isParked = reader.record.expiresAt !== undefined;
+    if (isParked) await this.clients.claim(id, ({ cursor }) => ({ position: cursor, gap }));
     return connection;
   }
 

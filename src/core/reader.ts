@@ -109,9 +109,9 @@ export class Reader {
     if (has) this.confirm(has);
     const after = has ? laterOf(from, has) : from;
     if (compareIds(position, after) > 0) this.lose(after, position);
+    if (compareIds(position, from) >= 0) return;
     // What it goes back over is not lost to it any more.
-    const kept = this.stretchesLost.filter((lost) => compareIds(lost.through, position) <= 0);
-    if (compareIds(position, from) < 0) this.stretchesLost = kept;
+    this.stretchesLost = this.stretchesLost.filter((lost) => compareIds(lost.through, position) <= 0);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

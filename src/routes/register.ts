@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { type ClientRecord, topicsOf } from "../core/client.js";
-import { RelayError } from "../core/errors.js";
+import { notFound } from "../core/clients.js";
 import { baseUrl, clientIdOf, type Context, noStore } from "./context.js";
 import { InvalidInput } from "./problems.js";
 import { check, registration, topicsChange, userId as userIdSchema } from "./schemas.js";
@@ -65,6 +65,6 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
 
 function knownId(text: string): string {
   const id = clientIdOf(text);
-  if (id === undefined) throw new RelayError("not_found", "no such client: it is unknown, expired or was removed");
+  if (id === undefined) throw notFound();
   return id;
 }

@@ -2,11 +2,10 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import type { Sink } from "../core/outbox.js";
-import { HttpError } from "./problems.js";
 import { formatId } from "../core/id.js";
-import { encodersFor } from "../formats/index.js";
+import { encodersFor, formats } from "../formats/index.js";
 import { clientIdOf, type ConnectionQuery, type Context, requestedFormat, requestedSince, shortId } from "./context.js";
-import { formats } from "../formats/index.js";
+import { HttpError } from "./problems.js";
 
 /** Milliseconds after which `EventSource` comes back when its connection is lost. */
 const RETRY = 2000;
@@ -69,7 +68,7 @@ export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
       const sink = new StreamSink(response, socket, stream.idle);
       const connection = await relay.connections
         .open(id, sink, stream.encoders[format.name], { since })
-        .catch(() => undefined);
+        .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
       if (!connection) {
         response.end();
         return;

@@ -4,6 +4,7 @@ import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import type { OpenOptions } from "../core/connections.js";
+import { FAILED, REMOVED } from "../core/notice.js";
 import { Wheel } from "../core/wheel.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import { chooseSubprotocol, formats } from "../formats/index.js";
@@ -200,12 +201,9 @@ class SocketSession {
   }
 
   private fail(error: unknown): void {
-    if (error instanceof RelayError && error.code === "not_found") {
-      this.socket.close(CLOSE.removed, "client removed or expired");
-      return;
-    }
     if (!(error instanceof RelayError)) this.log.error({ err: error }, "connection failed");
-    this.socket.close(CLOSE.tryLater, "try again later");
+    const { code, reason } = error instanceof RelayError && error.code === "not_found" ? REMOVED : FAILED;
+    this.socket.close(code, reason);
   }
 }
 
