@@ -64,7 +64,15 @@ export const settingsSchema = z.strictObject({
     .optional()
     .describe("the relay's address in URLs that it gives out; default: what the caller used"),
   trustProxy: flag().prefault(false).describe("believe X-Forwarded-* headers"),
-  engine: z.enum(["memory"], { error: "must be memory" }).prefault("memory").describe("where the log is kept"),
+  engine: z
+    .enum(["lmdb", "memory"], { error: "must be lmdb or memory" })
+    .prefault("lmdb")
+    .describe("where the log is kept: on disk, or in memory only"),
+  dataDir: z
+    .string()
+    .min(1, "must be a path")
+    .prefault("./relay-data")
+    .describe("the directory of the lmdb engine; made when there is none"),
   defaultTopics: list(topic).prefault("cats").describe("topics of a client that registers without"),
   clientTtl: duration("1s", "3650d").prefault("300s").describe("how long a client is kept without a connection"),
   maxClientTtl: duration("1s", "3650d").prefault("7d").describe("the most that a client may ask for"),
@@ -75,7 +83,9 @@ export const settingsSchema = z.strictObject({
     .min(1)
     .prefault(1_000_000)
     .describe("how many events are kept"),
-  retentionBytes: size("64KiB", "1024GiB").prefault("64MiB").describe("how much memory the events kept may take"),
+  retentionBytes: size("64KiB", "512GiB")
+    .optional()
+    .describe("how much disk (memory engine: memory) the events kept may take; default: 1GiB (64MiB)"),
   pingInterval: duration("1s", "1h").prefault("30s").describe("time between pings on a connection"),
   maxBuffer: size("16KiB", "1GiB").prefault("1MiB").describe("what may wait for one connection"),
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
@@ -89,7 +99,10 @@ export const settingsSchema = z.strictObject({
     .describe("how much is logged, to standard error"),
 });
 
-export type Settings = z.output<typeof settingsSchema>;
+/** Bytes that the log may take when nothing is said: there is more disk than memory. */
+const RETENTION_BYTES = { lmdb: 2 ** 30, memory: 2 ** 26 };
+
+export type Settings = z.output<typeof settingsSchema> & { readonly retentionBytes: number };
 export type SettingsInput = z.input<typeof settingsSchema>;
 
 export const settingNames = Object.keys(settingsSchema.shape) as (keyof Settings)[];
@@ -123,7 +136,8 @@ export function parseSettings(
     return [`${nameOf(name)}: ${JSON.stringify(given[name])} is not allowed: ${issue.message}`];
   });
   if (faults) throw new SettingsError(faults.flat().join("\n"));
-  const settings = result.data as Settings;
+  const { data } = result as { data: z.output<typeof settingsSchema> };
+  const settings = { ...data, retentionBytes: data.retentionBytes ?? RETENTION_BYTES[data.engine] };
   if (settings.clientTtl > settings.maxClientTtl) {
     throw new SettingsError(`${nameOf("clientTtl")}: is more than ${nameOf("maxClientTtl")}`);
   }

@@ -4,6 +4,8 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import { parseSettings, type Settings, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { Relay } from "./core/relay.js";
+import { openLmdbEngine } from "./engines/lmdb/index.js";
+import type { Report } from "./engines/lmdb/journal.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
 import { consoleRoutes } from "./routes/console.js";
@@ -42,7 +44,7 @@ const CLOSE_TIMEOUT = 3000;
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
   const { engine: given, prefix: _, ...rest } = options as TopicRelayOptions & { prefix?: string };
   const settings = parseSettings({ ...rest, ...(typeof given === "object" ? {} : { engine: given }) });
-  const engine = typeof given === "object" ? given : engineFor(settings);
+  const engine = typeof given === "object" ? given : await openEngine(app, settings);
   const relay = await Relay.start(engine, settings);
   const context: Context = { relay, settings, prefix: app.prefix === "/" ? "" : app.prefix };
 
@@ -72,8 +74,16 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
   addOtherMethods();
 }
 
-function engineFor({ retentionAge, retentionCount, retentionBytes }: Settings): Engine {
-  return new MemoryEngine({ age: retentionAge, count: retentionCount, bytes: retentionBytes });
+/** An engine of the plugin's own, which ends with it. */
+async function openEngine(app: FastifyInstance, settings: Settings): Promise<Engine> {
+  const retention = { age: settings.retentionAge, count: settings.retentionCount, bytes: settings.retentionBytes };
+  const report: Report = (level, message, error) => app.log[level]({ err: error, dataDir: settings.dataDir }, message);
+  const engine =
+    settings.engine === "memory"
+      ? new MemoryEngine(retention)
+      : await openLmdbEngine({ directory: settings.dataDir, retention, report });
+  app.addHook("onClose", () => engine.close());
+  return engine;
 }
 
 async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: Settings): Promise<void> {

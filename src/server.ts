@@ -101,6 +101,10 @@ export async function serve(settings: Settings): Promise<FastifyInstance> {
   });
   const { address, family, port } = app.server.address() as AddressInfo;
   const host = family === "IPv6" ? `[${address}]` : address;
-  process.stdout.write(`topic-relay listening on http://${host}:${port} (engine: ${settings.engine})\n`);
+  process.stdout.write(`topic-relay listening on http://${host}:${port} (engine: ${engineOf(settings)})\n`);
   return app;
+}
+
+function engineOf({ engine, dataDir }: Settings): string {
+  return engine === "memory" ? engine : `${engine} in ${dataDir}`;
 }

@@ -1,6 +1,6 @@
 import { RelayError } from "./errors.js";
 import type { UserId } from "./event.js";
-import { compareIds, type EventId, ZERO } from "./id.js";
+import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
 export type ClientId = string;
@@ -10,6 +10,12 @@ export interface Subscriptions {
   readonly from: EventId;
   /** Topics and patterns, none twice. */
   readonly topics: readonly string[];
+}
+
+/** Of the log: what comes after `after`, up to and with `through`. */
+export interface Stretch {
+  readonly after: EventId;
+  readonly through: EventId;
 }
 
 /** A client as the engine keeps it. Immutable: a change makes a new record. */
@@ -26,6 +32,10 @@ export interface ClientRecord {
   readonly expiresAt?: number | undefined;
   /** The last event that the client is known to have. */
   readonly cursor: EventId;
+  /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
+  readonly confirmed: EventId;
+  /** What passed the client by, oldest first, for receipts. */
+  readonly lost: readonly Stretch[];
   /** Something that was meant for it is lost, and it has not been told yet. */
   readonly gap: boolean;
   /** The relay that holds it: the one where it registered or connected last. */
@@ -33,6 +43,9 @@ export interface ClientRecord {
 }
 
 export const MAX_TOPICS = 1000;
+
+/** How many separate stretches that passed a client by are remembered for receipts. */
+const MAX_LOST = 16;
 
 /** How many topic changes may wait for a client to catch up; beyond, the oldest is dropped and said as a gap. */
 const MAX_HISTORY = 64;
@@ -88,7 +101,7 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
   const pruned = withCursor(changed, record.cursor);
   if (pruned.subscriptions.length <= MAX_HISTORY) return pruned;
   const [, next] = pruned.subscriptions as [Subscriptions, Subscriptions];
-  return { ...withCursor(pruned, next.from), gap: true };
+  return { ...withCursor(withLoss(pruned, record.cursor, next.from), next.from), gap: true };
 }
 
 /** The record with another cursor, and without the subscriptions that ended before it. */
@@ -97,20 +110,50 @@ export function withCursor(record: ClientRecord, cursor: EventId): ClientRecord 
   return { ...record, cursor, subscriptions: record.subscriptions.slice(Math.max(0, current)) };
 }
 
+/** How far a client is known to be. */
+export type Progress = Pick<ClientRecord, "cursor" | "confirmed">;
+
+/** The record of a client that is known to be further; it is not moved back. */
+export function withProgress(record: ClientRecord, { cursor, confirmed }: Progress): ClientRecord {
+  const further = compareIds(cursor, record.cursor) > 0;
+  if (!further && compareIds(confirmed, record.confirmed) <= 0) return record;
+  const moved = further ? withCursor(record, cursor) : record;
+  return { ...moved, confirmed: laterOf(record.confirmed, confirmed) };
+}
+
+/** The record of a client that will not get what comes after `after`, up to and with `through`. */
+export function withLoss(record: ClientRecord, after: EventId, through: EventId): ClientRecord {
+  const lost = [...record.lost, { after, through }];
+  if (lost.length <= MAX_LOST) return { ...record, lost };
+  // Rather call something lost that was not than confirmed what was lost.
+  const [first, second, ...others] = lost as [Stretch, Stretch, ...Stretch[]];
+  return { ...record, lost: [{ after: first.after, through: second.through }, ...others] };
+}
+
+/** Whether an event passed the client by. */
+export function isLost({ lost }: Pick<ClientRecord, "lost">, id: EventId): boolean {
+  return lost.some(({ after, through }) => compareIds(after, id) < 0 && compareIds(id, through) <= 0);
+}
+
 /**
- * The record for reading again from `position`, which may be before the cursor: a replay is read with the
+ * The record of a client that goes on from `position`, which may be before the cursor: a replay is read with the
  * subscriptions of now, besides those of then, to which something may still be owed.
+ * @param has up to where the client says that it has everything; absent: it says nothing
  */
-export function withReplay(record: ClientRecord, position: EventId): ClientRecord {
-  if (compareIds(position, record.cursor) >= 0 || record.subscriptions.length === 1) {
-    return withCursor(record, position);
-  }
+export function withPosition(record: ClientRecord, position: EventId, has: EventId | undefined): ClientRecord {
+  const told = has ? { ...record, confirmed: laterOf(record.confirmed, has) } : record;
+  const had = has ? laterOf(record.cursor, has) : record.cursor;
+  if (compareIds(position, had) > 0) return withCursor(withLoss(told, had, position), position);
+  if (compareIds(position, record.cursor) >= 0) return withCursor(told, position);
+  // What it goes back over is not lost to it any more.
+  const back = { ...told, lost: record.lost.filter(({ through }) => compareIds(through, position) <= 0) };
+  if (record.subscriptions.length === 1) return withCursor(back, position);
   const now = topicsOf(record);
   const owed = record.subscriptions.map(({ from, topics }, index) => ({
     from: index === 0 ? record.cursor : from,
     topics: [...new Set([...topics, ...now])],
   }));
-  return { ...record, cursor: position, subscriptions: [{ from: ZERO, topics: now }, ...owed] };
+  return { ...back, cursor: position, subscriptions: [{ from: ZERO, topics: now }, ...owed] };
 }
 
 /** The subscriptions that hold for what comes after `position`, and where they end, if they do. */

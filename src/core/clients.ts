@@ -5,8 +5,9 @@ import {
   type ClientRecord,
   isForgotten,
   type TopicsChange,
-  withCursor,
-  withReplay,
+  withLoss,
+  withPosition,
+  withProgress,
   withTopics,
 } from "./client.js";
 import type { Engine } from "./engine.js";
@@ -22,6 +23,9 @@ const MAX_CLIENTS_PER_USER = 1000;
 
 /** Seconds for a client whose life is its connection to get there. */
 const CONNECT_WITHIN = 60;
+
+/** Milliseconds until a change that the engine could not take is tried again. */
+const RETRY_AFTER = 1000;
 
 export interface Registration {
   readonly userId: UserId;
@@ -63,6 +67,8 @@ export class Clients {
       expiresAt,
       node,
       cursor: at,
+      confirmed: at,
+      lost: [],
       subscriptions: [{ from: at, topics: [...new Set(topics)] }],
       rooms: [],
       gap: false,
@@ -92,10 +98,12 @@ export class Clients {
 
   /** Removes a client and ends its connection. @returns whether there was one */
   async remove(id: ClientId): Promise<boolean> {
-    const record = await this.engine.clients.get(id);
-    if (!record || isForgotten(record, Date.now())) return false;
-    await this.engine.clients.update(id, () => undefined);
-    return true;
+    let was = false;
+    await this.update(id, () => {
+      was = true;
+      return undefined;
+    });
+    return was;
   }
 
   /** Removes all of a user's clients. @returns how many */
@@ -107,42 +115,58 @@ export class Clients {
 
   /**
    * Makes this relay the one that holds the client, stops its clock, and has it go on where `locate` says.
-   * @returns where it was, where it goes on, and whether it is to be told of a gap (which counts as told now)
+   * @param has up to where the client says that it has everything; absent: it says nothing
+   * @returns where it goes on, and whether it is to be told of a gap (which counts as told now)
    * @throws {RelayError} not_found
    */
-  async claim(id: ClientId, locate: (record: ClientRecord) => Place): Promise<Place & { from: EventId }> {
+  async claim(id: ClientId, locate: (record: ClientRecord) => Place, has?: EventId): Promise<Place> {
     const { node } = this;
-    let claimed: (Place & { from: EventId }) | undefined;
+    let claimed: Place | undefined;
     await this.update(id, (record) => {
       const { position, gap } = locate(record);
-      claimed = { from: record.cursor, position, gap: gap || record.gap };
+      claimed = { position, gap: gap || record.gap };
       const stays = compareIds(position, record.cursor) === 0;
       if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
-      return { ...withReplay(record, position), node, expiresAt: undefined, gap: false };
+      return { ...withPosition(record, position, has), node, expiresAt: undefined, gap: false };
     });
     if (!claimed) throw notFound();
     return claimed;
+  }
+
+  /** Notes that what comes after `after`, up to and with `through`, will not reach the client. */
+  async lose(reader: Reader, after: EventId, through: EventId): Promise<void> {
+    await this.update(reader.id, (record) => withLoss(record, after, through));
   }
 
   /** Starts the clock of a client that has lost its connection. */
   async park(reader: Reader): Promise<void> {
     const { id, ttl } = reader.record;
     const expiresAt = Date.now() + ttl * 1000;
-    await this.update(id, (record) => {
-      // Meanwhile it may have connected again, here or elsewhere.
-      if (record.node !== this.node || reader.connection) return record;
-      return ttl === 0 ? undefined : { ...record, expiresAt };
-    });
+    try {
+      await this.update(id, (record) => {
+        // Meanwhile it may have connected again, here or elsewhere.
+        if (record.node !== this.node || reader.connection) return record;
+        return ttl === 0 ? undefined : { ...record, expiresAt };
+      });
+    } catch {
+      // The engine can not take it now: `expire` comes back to it.
+      this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
+    }
   }
 
   /** Removes a client whose time is up. */
   async expire(id: ClientId): Promise<void> {
-    const isDue = (record: ClientRecord): boolean => isForgotten(record, Date.now());
-    const kept = await this.engine.clients
-      .update(id, (record) => (record && isDue(record) ? undefined : record))
-      .catch(() => this.registry.get(id)?.record);
-    // The engine could not take it, or the clock on the wall was set back: later, then.
-    if (kept?.expiresAt !== undefined) this.registry.schedule(kept);
+    const reader = this.registry.get(id);
+    if (!reader || reader.connection) return;
+    const { expiresAt } = reader.record;
+    if (expiresAt === undefined) return this.park(reader);
+    // The clock on the wall may have been set back.
+    if (expiresAt > Date.now()) return this.registry.schedule({ id, expiresAt });
+    try {
+      await this.engine.clients.update(id, (record) => (record && isForgotten(record, Date.now()) ? undefined : record));
+    } catch {
+      this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
+    }
   }
 
   /** Changes a client that exists, from what is known of it here. */
@@ -154,8 +178,7 @@ export class Clients {
     reader?.connection?.settle();
     return this.engine.clients.update(id, (record, at) => {
       if (!record || isForgotten(record, Date.now())) return record;
-      const behind = reader && compareIds(reader.cursor, record.cursor) > 0;
-      const known = behind ? withCursor(record, reader.cursor) : record;
+      const known = reader ? withProgress(record, reader) : record;
       const changed = change(known, at);
       return changed === known ? record : changed;
     });

@@ -22,6 +22,8 @@ export interface Shared {
   readonly maxBuffer: number;
   /** Called when a client has confirmed something. */
   readonly moved: (reader: Reader) => void;
+  /** Called when a stretch of the log has passed a client by. */
+  readonly lost: (reader: Reader, after: EventId, through: EventId) => void;
 }
 
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
@@ -223,7 +225,7 @@ export class Connection implements ReaderConnection {
   /** @returns false when the format has no words for it: then the connection ends, and the next one says it */
   private sayGap(): boolean {
     const reached = this.shared.log.reach(this.position);
-    this.reader.lose(this.position, reached);
+    this.shared.lost(this.reader, this.position, reached);
     this.position = reached;
     if (this.notify({ event: "gap", cursor: formatId(reached) })) return true;
     this.reader.pass(reached);

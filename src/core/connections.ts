@@ -37,6 +37,7 @@ export class Connections {
   private readonly shared: Shared;
   private readonly moved = new Map<ClientId, EventId>();
   private readonly timer: NodeJS.Timeout;
+  private stopped = false;
 
   constructor(
     private readonly engine: Engine,
@@ -55,6 +56,7 @@ export class Connections {
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
       maxBuffer: settings.maxBuffer,
       moved: ({ id, cursor }) => void this.moved.set(id, cursor),
+      lost: (...stretch) => void this.clients.lose(...stretch).catch(() => undefined),
     };
     this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
   }
@@ -74,10 +76,9 @@ export class Connections {
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced) release(this.registry, replaced, REPLACED);
-    const { from, position, gap } = await this.claim(id, since);
+    const { gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
-    reader.wentOn(from, position, this.claimed(since));
     reader.owesGap = false;
     const connection = new Connection(reader, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
@@ -95,11 +96,14 @@ export class Connections {
     const { reader } = connection;
     if (reader.connection !== connection) return;
     this.registry.detach(reader);
+    // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
+    if (this.stopped) return;
     await this.clients.park(reader);
   }
 
   /** Ends all connections, each with its own time to come back. */
   async stop(): Promise<void> {
+    this.stopped = true;
     const readers = [...this.registry.connected()];
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
     for (const { connection } of readers) {
@@ -113,13 +117,15 @@ export class Connections {
     await this.keepCursors();
   }
 
-  private async claim(id: ClientId, since: Since | undefined): Promise<Place & { from: EventId }> {
+  private async claim(id: ClientId, since: Since | undefined): Promise<Place> {
+    // It may go back: how far it was before is known to `update`, and not to be noted after that.
+    this.moved.delete(id);
     try {
-      return await this.clients.claim(id, (record) => this.locate(record, since));
+      return await this.clients.claim(id, (record) => this.locate(record, since), this.claimed(since));
     } catch (error) {
       // It has lost its connection and did not get another.
       const reader = this.registry.get(id);
-      if (reader && !reader.connection) await this.clients.park(reader).catch(() => undefined);
+      if (reader && !reader.connection) await this.clients.park(reader);
       throw error;
     }
   }

@@ -1,39 +1,51 @@
 import type { ClientId, ClientRecord } from "./client.js";
-import type { Event, EventDraft, UserId } from "./event.js";
+import type { Event, EventDraft, EventHead, UserId } from "./event.js";
 import type { EventId } from "./id.js";
 import type { Query, Window } from "./window.js";
 
 /** What happens, in the one order of the log. Changes of clients are entries too, so that they take effect in order. */
 export type Entry =
-  | {
-      readonly kind: "event";
-      readonly event: Event;
-      /** The event that this one replaces by its key. */
-      readonly replaces?: Event | undefined;
-    }
+  | EventEntry
   | { readonly kind: "client"; readonly id: EventId; readonly record: ClientRecord }
   | { readonly kind: "removed"; readonly id: EventId; readonly client: ClientId };
+
+export interface EventEntry {
+  readonly kind: "event";
+  readonly event: Event;
+  /** The event that this one replaces by its key. */
+  readonly replaces?: Event | undefined;
+}
 
 /** A relay, as the engine sees it: it follows the log, and answers what other relays ask. */
 export interface Follower {
   /** The name of this relay among those on the engine. */
   readonly node: string;
-  /** Called with every entry, in order, each once. MUST NOT throw, MUST NOT wait. */
-  follow(entry: Entry): void;
+  /**
+   * Called with every entry, in order, each once. MUST NOT throw, MUST NOT wait.
+   * @returns this relay's clients that an event matched: whom its receipt is about. Events that matched the same
+   *   clients often share one list, which is never changed.
+   */
+  follow(entry: Entry): readonly Matched[];
   /** Answers another relay for the clients that this one holds. */
   answer(question: Question): Promise<Answer>;
 }
 
+/** A client, as far as a receipt names it. */
+export interface Matched {
+  readonly id: ClientId;
+}
+
 export type Question =
-  | { readonly ask: "receipt"; readonly event: EventId }
+  /** What became of the events; answered with one list of deliveries for each of them. */
+  | { readonly ask: "deliveries"; readonly events: readonly EventId[] }
   /** Wait until this relay's clients have confirmed the events, or until `until` (Unix milliseconds). */
   | { readonly ask: "confirmed"; readonly events: readonly EventId[]; readonly until: number }
   | { readonly ask: "connections" };
 
-/** Delivery states by client, or a number of connections. */
+/** How many connections a relay has, and what became of the events that it was asked about. */
 export interface Answer {
   readonly connections: number;
-  readonly deliveries: readonly Delivery[];
+  readonly deliveries: readonly (readonly Delivery[])[];
 }
 
 /** What became of one event for one client that it matched. */
@@ -59,6 +71,21 @@ export interface Once {
   readonly until: number;
 }
 
+/** A client, as far as receipts need it: also one that is gone. */
+export interface KeptClient extends Pick<ClientRecord, "id" | "userId" | "confirmed" | "lost"> {
+  /** Removed or forgotten. */
+  readonly gone: boolean;
+}
+
+/** What an engine knows of an event that its relays have forgotten, or that was published before they started. */
+export interface KeptReceipt {
+  readonly head: EventHead;
+  /** Whom it matched. Clients that are gone for too long may be missing. */
+  readonly matched: readonly KeptClient[];
+  /** Those of them that it passed by; undefined when they are too many to be known. */
+  readonly missed: ReadonlySet<ClientId> | undefined;
+}
+
 export interface Appended {
   /** The ids, in the order of the drafts; those of the first request when this one is its duplicate. */
   readonly ids: readonly EventId[];
@@ -74,7 +101,8 @@ export interface Appended {
  * - hand each entry to every follower in the order of the ids, and have the event in `window` before;
  * - resolve `append` and `clients.update` only when the entry is as safe as the engine promises, and after its own
  *   relay has followed it; hand entries on without waiting for that;
- * - reject with a RelayError `unavailable` what it can not take, having done nothing.
+ * - reject with a RelayError `unavailable` what it can not take: at once, having done nothing, while it knows that it
+ *   can not. What it had handed on already when it failed may still become safe later, as when an answer is lost.
  */
 export interface Engine {
   readonly name: string;
@@ -86,7 +114,11 @@ export interface Engine {
   readonly floor: EventId;
   /** Where the log began: what came before is not known. */
   readonly origin: EventId;
-  /** Joins a relay to the log: from now on it follows every entry. @returns how it leaves again */
+  /**
+   * Joins a relay to the log: from now on it follows every entry. First it gets the clients that no relay holds, as
+   * entries at the head that make it the one that holds them; the clock of those that had a connection starts now.
+   * @returns how it leaves again
+   */
   join(follower: Follower): Promise<() => Promise<void>>;
   /**
    * Orders and keeps events; those with `ttl` 0 are ordered and handed on, and not kept.
@@ -95,11 +127,19 @@ export interface Engine {
   append(drafts: readonly EventDraft[], once?: Once): Promise<Appended>;
   /** Keeps the reply to a request with an idempotency key, for its duplicates. */
   settle(key: string, reply: string): Promise<void>;
-  /** Reads events below the window's floor. MUST cost what it returns. @returns undefined when they are not kept */
+  /** Reads events below the window's floor. MUST cost what it returns. Absent: none are kept. */
   readonly read?: (query: Query) => Promise<Event[]>;
+  /** Drops what the retention does not allow any more at `now`, Unix milliseconds. */
+  trim(now: number): void;
+  /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */
+  readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
+  /** Notes that an event will not reach a client that it matched, for `receipt`; at once, safe in its own time. */
+  readonly miss?: (event: EventId, client: ClientId) => void;
   readonly clients: ClientStore;
   /** Asks the other relays on this engine. @returns undefined when not all of them answered in time */
   readonly ask: (from: string, question: Question) => Promise<Answer[] | undefined>;
+  /** Gives back what the engine holds, when all relays have left. What was answered stays safe. */
+  close(): Promise<void>;
 }
 
 export interface ClientStore {

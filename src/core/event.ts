@@ -30,7 +30,14 @@ export interface Event extends EventDraft {
   readonly id: EventId;
 }
 
-export function isFor(event: EventDraft, user: string): boolean {
+/** What is remembered of an event for receipts: all but its message. */
+export type EventHead = Pick<Event, "id" | "topic" | "users" | "ttl" | "key">;
+
+export function headOf({ id, topic, users, ttl, key }: Event): EventHead {
+  return { id, topic, users, ttl, key };
+}
+
+export function isFor(event: Pick<EventDraft, "users">, user: string): boolean {
   return event.users === undefined || event.users.some((userId) => userKey(userId) === user);
 }
 
@@ -39,7 +46,7 @@ export function isExpired(event: Event, now: number): boolean {
 }
 
 /** Events with the same replacement key replace each other; undefined when the event has no `key`. */
-export function replacementKey(event: EventDraft): string | undefined {
+export function replacementKey(event: Pick<EventDraft, "topic" | "users" | "key">): string | undefined {
   if (event.key === undefined) return undefined;
   const users = event.users?.map(userKey).sort() ?? null;
   return JSON.stringify([event.topic, users, event.key]);

@@ -1,10 +1,11 @@
 import type { Delivery, DeliveryState, Engine, Once } from "./engine.js";
 import { RelayError } from "./errors.js";
-import type { EventDraft } from "./event.js";
+import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { EventHead, Receipts } from "./receipts.js";
+import type { Receipts } from "./receipts.js";
+import type { Registry } from "./registry.js";
 
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
@@ -36,6 +37,7 @@ export class Publisher {
   constructor(
     private readonly engine: Engine,
     private readonly receipts: Receipts,
+    private readonly registry: Registry,
     private readonly flusher: Flusher,
     private readonly node: string,
   ) {}
@@ -61,13 +63,16 @@ export class Publisher {
     }
   }
 
-  /** The event's head and what became of it for each client that it matched. @throws {RelayError} not_found */
-  async receipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] }> {
+  /**
+   * The event's head and what became of it for each client that it matched; undefined where that is not known.
+   * @throws {RelayError} not_found; unavailable
+   */
+  async receipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] | undefined }> {
     const receipt = this.receipts.get(id);
-    if (!receipt) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
-    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
+    if (!receipt) return this.keptReceipt(id);
+    const others = await this.ask([id]);
     if (!others) throw new RelayError("unavailable", "not all relays have answered");
-    const deliveries = merge([this.receipts.deliveries(receipt), ...others.map((answer) => answer.deliveries)]);
+    const deliveries = merge([this.receipts.deliveries(receipt), ...others.map(([theirs]) => theirs ?? [])]);
     if (others.length === 0) return { event: receipt.head, deliveries };
     return { event: receipt.head, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
   }
@@ -122,46 +127,72 @@ export class Publisher {
     return record && compareIds(id, record.cursor) <= 0 ? { ...delivery, state: "confirmed" } : delivery;
   }
 
+  /** Of an event that this relay has forgotten, or that was published before it started. */
+  private async keptReceipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] | undefined }> {
+    const kept = await this.engine.receipt?.(id);
+    if (!kept) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
+    return { event: kept.head, deliveries: this.receipts.keptDeliveries(kept, (client) => this.registry.get(client)) };
+  }
+
+  /** What the other relays know of the events: for each relay, a list for each event. */
+  private async ask(events: readonly EventId[]): Promise<(readonly (readonly Delivery[])[])[] | undefined> {
+    const others = await this.engine.ask(this.node, { ask: "deliveries", events });
+    return others?.map(({ deliveries }) => deliveries);
+  }
+
   private async replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
     const until = Date.now() + (wait ?? 0);
     // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
     await this.flusher.written();
-    const replies = await Promise.all(ids.map((id) => this.reply(id)));
+    const elsewhere = await this.ask(ids);
+    const replies = ids.map((id, index) => this.reply(id, atIndex(elsewhere, index)));
     if (wait === undefined) return replies;
     const [others] = await Promise.all([
       this.engine.ask(this.node, { ask: "confirmed", events: ids, until }),
       this.confirmed(ids, until),
     ]);
-    if (!others) return replies;
-    return Promise.all(replies.map(async (reply, index) => this.withConfirmed(reply, ids[index] as EventId)));
+    const now = others && (await this.ask(ids));
+    return replies.map((reply, index) => this.withConfirmed(reply, ids[index] as EventId, atIndex(now, index)));
   }
 
-  private async reply(id: EventId): Promise<PublishReply> {
-    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
+  /** @param elsewhere what the other relays know; undefined: not all of them have answered */
+  private reply(id: EventId, elsewhere: readonly (readonly Delivery[])[] | undefined): PublishReply {
     const receipt = this.receipts.get(id);
-    if (!others || !receipt) return { id: formatId(id) };
-    const counts = { matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
+    if (!elsewhere || !receipt) return { id: formatId(id) };
+    const counts = { id: formatId(id), matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
     if (receipt.head.ttl !== 0) {
       counts.waiting = Math.max(0, counts.matched - counts.sent - (receipt.missed?.size ?? 0));
     }
-    const elsewhere = others.flatMap(({ deliveries }) => deliveries);
-    counts.matched += elsewhere.length;
-    counts.sent += count(elsewhere, "sent", "confirmed");
-    counts.waiting += count(elsewhere, "waiting");
-    return { id: formatId(id), ...counts };
+    for (const deliveries of elsewhere) {
+      counts.matched += deliveries.length;
+      counts.sent += count(deliveries, "sent", "confirmed");
+      counts.waiting += count(deliveries, "waiting");
+    }
+    return counts;
   }
 
-  private async withConfirmed(reply: PublishReply, id: EventId): Promise<PublishReply> {
+  private withConfirmed(
+    reply: PublishReply,
+    id: EventId,
+    elsewhere: readonly (readonly Delivery[])[] | undefined,
+  ): PublishReply {
     const receipt = this.receipts.get(id);
-    const others = await this.engine.ask(this.node, { ask: "receipt", event: id });
-    if (!receipt || !others) return reply;
-    if (others.length > 0) {
-      const all = merge([this.receipts.deliveries(receipt), ...others.map(({ deliveries }) => deliveries)]);
+    if (!receipt || !elsewhere) return reply;
+    if (elsewhere.length > 0) {
+      const all = merge([this.receipts.deliveries(receipt), ...elsewhere]);
       return { ...reply, confirmed: count(all, "confirmed") };
     }
     const confirmed = receipt.matched.filter((reader) => this.receipts.state(receipt, reader) === "confirmed");
     return { ...reply, confirmed: confirmed.length };
   }
+}
+
+/** What each of the other relays said of one of the events. */
+function atIndex(
+  answers: readonly (readonly (readonly Delivery[])[])[] | undefined,
+  index: number,
+): readonly (readonly Delivery[])[] | undefined {
+  return answers?.map((deliveries) => deliveries[index] ?? []);
 }
 
 function count(deliveries: readonly Delivery[], ...states: readonly DeliveryState[]): number {

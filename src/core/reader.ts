@@ -1,11 +1,8 @@
-import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withCursor } from "./client.js";
+import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
 import { isPattern, SegmentTrie } from "./topics.js";
-
-/** How many separate stretches that passed a reader by are remembered for receipts. */
-const MAX_LOST = 16;
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
@@ -50,7 +47,6 @@ export class Reader {
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
   private kept: ClientRecord;
-  private stretchesLost: { after: EventId; through: EventId }[] = [];
   private matcher: Matcher | undefined;
   private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
 
@@ -60,11 +56,15 @@ export class Reader {
     this.userId = record.userId;
     this.user = userKey(record.userId);
     this.cursor = record.cursor;
-    this.confirmed = record.cursor;
+    this.confirmed = record.confirmed;
   }
 
   get record(): ClientRecord {
-    return withCursor(this.kept, this.cursor);
+    return withProgress(this.kept, this);
+  }
+
+  get lost(): ClientRecord["lost"] {
+    return this.kept.lost;
   }
 
   /** Topics and patterns that it subscribes to now. */
@@ -80,38 +80,23 @@ export class Reader {
 
   /** Takes over a changed record. */
   adopt(record: ClientRecord): void {
-    // Changes that it was away from too long for: what lay between them is gone.
-    if (record.gap && !this.kept.gap) this.lose(this.cursor, record.cursor);
     this.kept = record;
     this.cursor = record.cursor;
     this.matcher = undefined;
+    this.noteConfirmed(record.confirmed);
   }
 
   /** The client has everything up to and with `id`. @returns whether that was new */
   confirm(id: EventId): boolean {
     const moved = compareIds(id, this.cursor) > 0;
     if (moved) this.cursor = id;
-    this.confirmed = laterOf(this.confirmed, id);
-    for (const wait of this.awaited) if (compareIds(wait.id, id) <= 0) wait.done();
+    this.noteConfirmed(id);
     return moved;
   }
 
   /** Moves the cursor over what was not meant for the client. */
   pass(id: EventId): void {
     this.cursor = laterOf(id, this.cursor);
-  }
-
-  /**
-   * Notes that the client went on from another place in the log than where it was.
-   * @param has up to where it says that it has everything; absent: it says nothing
-   */
-  wentOn(from: EventId, position: EventId, has: EventId | undefined): void {
-    if (has) this.confirm(has);
-    const after = has ? laterOf(from, has) : from;
-    if (compareIds(position, after) > 0) this.lose(after, position);
-    if (compareIds(position, from) >= 0) return;
-    // What it goes back over is not lost to it any more.
-    this.stretchesLost = this.stretchesLost.filter((lost) => compareIds(lost.through, position) <= 0);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */
@@ -133,16 +118,8 @@ export class Reader {
     return { ...stretchAfter(this.kept, position), user: this.user };
   }
 
-  /** Notes that events of this stretch will not reach the client. */
-  lose(after: EventId, through: EventId): void {
-    this.stretchesLost.push({ after, through });
-    if (this.stretchesLost.length <= MAX_LOST) return;
-    // Rather call something lost that was not than confirmed what was lost.
-    const [first, second] = this.stretchesLost.splice(0, 2);
-    if (first && second) this.stretchesLost.unshift({ after: first.after, through: second.through });
-  }
-
-  lost(id: EventId): boolean {
-    return this.stretchesLost.some(({ after, through }) => compareIds(after, id) < 0 && compareIds(id, through) <= 0);
+  private noteConfirmed(id: EventId): void {
+    this.confirmed = laterOf(this.confirmed, id);
+    for (const wait of this.awaited) if (compareIds(wait.id, id) <= 0) wait.done();
   }
 }

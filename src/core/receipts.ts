@@ -1,15 +1,13 @@
 import { Deque } from "./deque.js";
-import type { Delivery, DeliveryState } from "./engine.js";
-import type { Event } from "./event.js";
+import { type ClientId, isLost } from "./client.js";
+import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.js";
+import { type Event, type EventHead, headOf } from "./event.js";
 import { compareIds, type EventId } from "./id.js";
 import type { Reader } from "./reader.js";
 
 /** How many events are remembered for receipts, and how many readers and users (8 bytes each) for all of them. */
 const MAX_RECEIPTS = 100_000;
 const MAX_READERS = 4_000_000;
-
-/** What is remembered of an event: all but its message. */
-export type EventHead = Pick<Event, "id" | "topic" | "users" | "ttl" | "key">;
 
 /** Which of this relay's readers one event matched, and the few that it will not reach. */
 export interface Receipt {
@@ -27,13 +25,19 @@ export class Receipts {
   private readonly receipts = new Deque<Receipt>();
   private size = 0;
 
-  /** @param floor what the log no longer has: up to this id */
-  constructor(private readonly floor: () => EventId) {}
+  /**
+   * @param floor what the log no longer has: up to this id
+   * @param missed told of each kept event that will not reach a reader
+   */
+  constructor(
+    private readonly floor: () => EventId,
+    private readonly missed: (id: EventId, client: ClientId) => void,
+  ) {}
 
-  add({ id, topic, users, ttl, key }: Event, matched: readonly Reader[]): Receipt {
+  add(event: Event, matched: readonly Reader[]): Receipt {
     const newest = this.receipts.at(this.receipts.length - 1);
-    const receipt: Receipt = { head: { id, topic, users, ttl, key }, matched, sent: 0 };
-    this.size += (newest?.matched === matched ? 0 : matched.length) + (users?.length ?? 0);
+    const receipt: Receipt = { head: headOf(event), matched, sent: 0 };
+    this.size += (newest?.matched === matched ? 0 : matched.length) + (event.users?.length ?? 0);
     this.receipts.push(receipt);
     this.forgetOldest();
     return receipt;
@@ -47,6 +51,7 @@ export class Receipts {
   /** Notes that the event will not reach the reader. */
   miss(id: EventId, reader: Reader): void {
     const receipt = this.get(id);
+    if (receipt?.head.ttl !== 0) this.missed(id, reader.id);
     if (!receipt) return;
     receipt.missed ??= new Set();
     receipt.missed.add(reader);
@@ -66,20 +71,38 @@ export class Receipts {
   }
 
   state({ head, missed }: Receipt, reader: Reader): DeliveryState {
-    const { id, ttl } = head;
-    if (missed?.has(reader) || reader.lost(id)) return "expired";
-    if (compareIds(id, reader.confirmed) <= 0) return "confirmed";
-    if (reader.connection && compareIds(id, reader.connection.position) <= 0) return "sent";
-    const tooLate = ttl !== undefined && id.ms + ttl * 1000 <= Date.now();
-    return reader.gone || tooLate || compareIds(id, this.floor()) <= 0 ? "expired" : "waiting";
+    return missed?.has(reader) ? "expired" : this.stateOf(head, reader);
   }
 
   deliveries(receipt: Receipt): Delivery[] {
-    return receipt.matched.map((reader) => ({
-      client: reader.id,
-      userId: reader.userId,
-      state: this.state(receipt, reader),
-    }));
+    return receipt.matched.map((reader) => deliveryOf(reader, this.state(receipt, reader)));
+  }
+
+  /** Of an event that may be unknown. */
+  deliveriesOf(id: EventId): Delivery[] {
+    const receipt = this.get(id);
+    return receipt ? this.deliveries(receipt) : [];
+  }
+
+  /**
+   * Of an event that only the engine remembers.
+   * @param held the reader of a client that this relay holds
+   * @returns undefined when it is not known
+   */
+  keptDeliveries({ head, matched, missed }: KeptReceipt, held: (id: ClientId) => Reader | undefined): Delivery[] | undefined {
+    if (!missed) return undefined;
+    return matched.map((client) => {
+      return deliveryOf(client, missed.has(client.id) ? "expired" : this.stateOf(head, held(client.id) ?? client));
+    });
+  }
+
+  private stateOf({ id, ttl }: EventHead, who: Reader | KeptClient): DeliveryState {
+    if (isLost(who, id)) return "expired";
+    if (compareIds(id, who.confirmed) <= 0) return "confirmed";
+    const position = "connection" in who ? who.connection?.position : undefined;
+    if (position && compareIds(id, position) <= 0) return "sent";
+    const tooLate = ttl !== undefined && id.ms + ttl * 1000 <= Date.now();
+    return who.gone || tooLate || compareIds(id, this.floor()) <= 0 ? "expired" : "waiting";
   }
 
   private forgetOldest(): void {
@@ -91,4 +114,8 @@ export class Receipts {
       if (this.receipts.at(0)?.matched !== oldest.matched) this.size -= oldest.matched.length;
     }
   }
+}
+
+function deliveryOf({ id, userId }: Reader | KeptClient, state: DeliveryState): Delivery {
+  return { client: id, userId, state };
 }

@@ -63,7 +63,7 @@ export class Registry {
   }
 
   /** Sees to it that the client is forgotten in time. */
-  schedule({ id, expiresAt }: ClientRecord): void {
+  schedule({ id, expiresAt }: Pick<ClientRecord, "id" | "expiresAt">): void {
     if (expiresAt === undefined) this.expiries.delete(id);
     else this.expiries.add(id, expiresAt - Date.now());
   }

@@ -1,8 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings, release } from "./connections.js";
-import type { Answer, Engine, Entry, Question } from "./engine.js";
-import type { Event } from "./event.js";
+import type { Answer, Engine, Entry, EventEntry, Matched, Question } from "./engine.js";
 import type { EventId } from "./id.js";
 import { Log } from "./log.js";
 import { REMOVED, REPLACED } from "./notice.js";
@@ -35,15 +34,18 @@ export class Relay {
     settings: ConnectionSettings,
   ) {
     const { registry, node } = this;
-    const receipts = new Receipts(() => engine.floor);
+    const receipts = new Receipts(
+      () => engine.floor,
+      (event, client) => engine.miss?.(event, client),
+    );
     this.receipts = receipts;
     const log = new Log(engine);
     const flusher = new Flusher();
     this.clients = new Clients(engine, log, registry, node);
     this.connections = new Connections(engine, log, registry, this.clients, receipts, flusher, settings);
-    this.publisher = new Publisher(engine, receipts, flusher, node);
+    this.publisher = new Publisher(engine, receipts, registry, flusher, node);
     this.followed = engine.head;
-    this.timer = setInterval(() => engine.window.trim(Date.now()), TRIM_EVERY).unref();
+    this.timer = setInterval(() => engine.trim(Date.now()), TRIM_EVERY).unref();
   }
 
   /** Joins a relay to the engine. */
@@ -72,22 +74,21 @@ export class Relay {
     await this.leave?.();
   }
 
-  private follow(entry: Entry): void {
+  private follow(entry: Entry): readonly Matched[] {
     const before = this.followed;
     switch (entry.kind) {
       case "event":
         this.followed = entry.event.id;
-        this.deliver(entry.event, before);
-        if (entry.replaces) this.receipts.unkeep(entry.replaces.id);
-        return;
+        return this.deliver(entry, before);
       case "client":
         this.followed = entry.id;
         if (entry.record.node === this.node) this.registry.hold(entry.record);
         else this.drop(entry.record.id, false);
-        return;
+        return [];
       case "removed":
         this.followed = entry.id;
         this.drop(entry.client, true);
+        return [];
     }
   }
 
@@ -100,7 +101,7 @@ export class Relay {
     this.registry.drop(reader);
   }
 
-  private deliver(event: Event, before: EventId): void {
+  private deliver({ event, replaces }: EventEntry, before: EventId): readonly Matched[] {
     const { readers, connected } = this.registry.match(event);
     const stored = event.ttl !== 0;
     const receipt = this.receipts.add(event, stored ? readers : connected);
@@ -108,12 +109,14 @@ export class Relay {
       if (reader.connection?.deliver(event, before)) receipt.sent++;
       else if (!stored) this.receipts.miss(event.id, reader);
     }
+    if (replaces) this.receipts.unkeep(replaces.id);
+    return receipt.matched;
   }
 
   private async answer(question: Question): Promise<Answer> {
     const { connections } = this.registry;
     if (question.ask === "confirmed") await this.publisher.confirmed(question.events, question.until);
-    const receipt = question.ask === "receipt" ? this.receipts.get(question.event) : undefined;
-    return { connections, deliveries: receipt ? this.receipts.deliveries(receipt) : [] };
+    if (question.ask !== "deliveries") return { connections, deliveries: [] };
+    return { connections, deliveries: question.events.map((id) => this.receipts.deliveriesOf(id)) };
   }
 }

@@ -1,5 +1,5 @@
 import { type Event, replacementKey, userKey } from "./event.js";
-import { type EventId, ZERO } from "./id.js";
+import { compareIds, type EventId, ZERO } from "./id.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
 import { isPattern, SegmentTrie } from "./topics.js";
 
@@ -47,6 +47,8 @@ export class Window {
   private readonly replaceable = new Map<string, Slot>();
   private size = 0;
   private lowest: EventId;
+  /** What comes after this id is not dropped, whatever the retention says: an engine has it nowhere else yet. */
+  pinned: EventId | undefined;
 
   /** @param floor events up to and with this id are not in the window */
   constructor(retention: Retention, floor: EventId = ZERO) {
@@ -86,12 +88,24 @@ export class Window {
     const { age, count, bytes } = this.retention;
     for (let oldest = this.slots.at(0); oldest; oldest = this.slots.at(0)) {
       if (this.count <= count && this.size <= bytes && oldest.id.ms > now - age) return;
-      const { id, event } = oldest;
-      this.slots.dropThrough(id);
-      if (!event) continue;
-      this.lowest = id;
-      this.forget(oldest, event, (run) => run.dropThrough(id));
+      if (this.pinned && compareIds(oldest.id, this.pinned) > 0) return;
+      this.drop(oldest);
     }
+  }
+
+  /** Drops everything up to and with `id`. */
+  dropThrough(id: EventId): void {
+    for (let oldest = this.slots.at(0); oldest && compareIds(oldest.id, id) <= 0; oldest = this.slots.at(0)) {
+      this.drop(oldest);
+    }
+  }
+
+  private drop(oldest: Slot): void {
+    const { id, event } = oldest;
+    this.slots.dropThrough(id);
+    if (!event) return;
+    this.lowest = id;
+    this.forget(oldest, event, (run) => run.dropThrough(id));
   }
 
   /** The first events that the query asks for, of those in the window. */

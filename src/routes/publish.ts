@@ -48,15 +48,19 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
     if (!id) throw new RelayError("not_found", "no such event: an id is <milliseconds>-<sequence>");
     const { event, deliveries } = await relay.publisher.receipt(id);
     const { topic, users, ttl, key } = event;
-    const counts: Record<string, number> = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
-    for (const { state } of deliveries) counts[state] = (counts[state] ?? 0) + 1;
-    return {
+    const head = {
       id: formatId(id),
       topic,
       time: new Date(id.ms).toISOString(),
       ...(users && (users.length === 1 ? { user_id: users[0] } : { user_ids: users })),
       ttl,
       key,
+    };
+    if (!deliveries) return head;
+    const counts: Record<string, number> = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
+    for (const { state } of deliveries) counts[state] = (counts[state] ?? 0) + 1;
+    return {
+      ...head,
       matched: deliveries.length,
       ...counts,
       clients: deliveries.map(({ client, userId, state }) => ({ id: client, user_id: userId, state })),

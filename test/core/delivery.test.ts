@@ -226,7 +226,7 @@ async function relayWith(topics: string[], retention = ROOMY) {
   const { id } = await relay.clients.register({ userId: 1, topics, ttl: 300 });
   const state = async (event: string | undefined) => {
     const { deliveries } = await relay.publisher.receipt(idOf(event));
-    return deliveries.map((delivery) => delivery.state);
+    return deliveries?.map((delivery) => delivery.state);
   };
   return { relay, id, state };
 }

@@ -36,7 +36,7 @@ export interface TestRelay {
 }
 
 export async function startRelay(options: SettingsInput = {}): Promise<TestRelay> {
-  const app = await createServer(parseSettings({ logLevel: "silent", ...options }));
+  const app = await createServer(parseSettings({ logLevel: "silent", engine: "memory", ...options }));
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
   const relay: TestRelay = {

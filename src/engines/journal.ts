@@ -1,0 +1,59 @@
+import type { ClientId, ClientRecord } from "../core/client.js";
+import type { KeptClient, KeptReceipt, Matched, Once } from "../core/engine.js";
+import type { Event, EventDraft } from "../core/event.js";
+import type { EventId } from "../core/id.js";
+import type { Query } from "../core/window.js";
+
+/** A request that was answered, or is under way, under an idempotency key. */
+export interface KnownKey extends Once {
+  readonly ids: readonly EventId[];
+  readonly reply: string | undefined;
+}
+
+/** What outlived the process. */
+export interface Restored {
+  readonly origin: EventId;
+  /** Above every id that was ever given out. */
+  readonly head: EventId;
+  readonly clients: Iterable<ClientRecord>;
+  /** Oldest first. */
+  readonly keys: Iterable<KnownKey>;
+}
+
+export interface JournalReceipt extends Pick<KeptReceipt, "head" | "missed"> {
+  readonly matched: readonly ClientId[];
+}
+
+/**
+ * What a LocalEngine has behind it to survive its process. It is told of everything that was ordered, in order, and
+ * makes it safe in groups: whoever needs to know waits for `saved`.
+ */
+export interface Journal {
+  /** The log has nothing at or before this id. */
+  readonly floor: EventId;
+  /** @throws {RelayError} unavailable: nothing can be kept now */
+  check(): void;
+  /** An event that is to be kept, whom it matched, and the event that it replaces. */
+  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void;
+  /** The event below the window that `draft` replaces. */
+  replacedBy(draft: EventDraft): Event | undefined;
+  putClient(record: ClientRecord, at: EventId): void;
+  /** Only cursor and confirmations of the client have moved. */
+  moveClient(record: ClientRecord): void;
+  removeClient(record: ClientRecord, at: EventId): void;
+  putKey(key: KnownKey): void;
+  removeKey(key: KnownKey): void;
+  miss(event: EventId, client: ClientId): void;
+  /**
+   * Resolves when everything that it was told so far is safe.
+   * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
+   */
+  saved(): Promise<void>;
+  read(query: Query): Promise<Event[]>;
+  /** What is known of an event: its head, whom it matched, and whom of them it passed by, if they are not too many. */
+  receipt(event: EventId): JournalReceipt | undefined;
+  /** A client that was removed or forgotten; not for ever. */
+  gone(client: ClientId): KeptClient | undefined;
+  trim(now: number): void;
+  close(): Promise<void>;
+}

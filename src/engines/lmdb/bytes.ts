@@ -1,0 +1,56 @@
+import type { ClientId } from "../../core/client.js";
+import type { UserId } from "../../core/event.js";
+import { userKey } from "../../core/event.js";
+import type { EventId } from "../../core/id.js";
+
+// Keys are compared byte by byte, so numbers are big-endian.
+
+/** Bytes of an id: milliseconds and sequence, 6 each. */
+export const ID_BYTES = 12;
+
+/** What `NUMBER_BYTES` hold. */
+const MAX_PART = 2 ** 48 - 1;
+
+export function writeId(target: Buffer, { ms, seq }: EventId, at: number): number {
+  target.writeUIntBE(Math.min(ms, MAX_PART), at, 6);
+  target.writeUIntBE(Math.min(seq, MAX_PART), at + 6, 6);
+  return at + ID_BYTES;
+}
+
+export function readId(source: Buffer, at = 0): EventId {
+  return { ms: source.readUIntBE(at, 6), seq: source.readUIntBE(at + 6, 6) };
+}
+
+export function idKey(id: EventId): Buffer {
+  const key = Buffer.allocUnsafe(ID_BYTES);
+  writeId(key, id, 0);
+  return key;
+}
+
+/** Two ids, one after the other. */
+export function idPair(first: EventId, second: EventId): Buffer {
+  const pair = Buffer.allocUnsafe(2 * ID_BYTES);
+  writeId(pair, second, writeId(pair, first, 0));
+  return pair;
+}
+
+export function clientKey(id: ClientId): Buffer {
+  return Buffer.from(id, "hex");
+}
+
+export function clientOf(key: Buffer): ClientId {
+  return key.toString("hex");
+}
+
+/** Just above every key that starts with `prefix` and goes on with an id, a topic or a client. */
+export function endOf(prefix: Buffer): Buffer {
+  return Buffer.concat([prefix, Buffer.alloc(ID_BYTES + 1, 0xff)]);
+}
+
+/** Whom an event is for, as the front of a posting's key: everyone, or one user. */
+export function addressee(userId: UserId | undefined): Buffer {
+  if (userId === undefined) return Buffer.of(0);
+  const user = Buffer.from(userKey(userId));
+  // With its length, so that no user's keys are among another's.
+  return Buffer.concat([Buffer.of(1, user.length >> 8, user.length & 0xff), user]);
+}

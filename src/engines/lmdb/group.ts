@@ -1,0 +1,71 @@
+import type { ClientId, ClientRecord } from "../../core/client.js";
+import type { Matched } from "../../core/engine.js";
+import type { Event } from "../../core/event.js";
+import type { EventId } from "../../core/id.js";
+import type { KnownKey } from "../journal.js";
+import type { Tombstone } from "./records.js";
+
+export interface NewEvent {
+  readonly event: Event;
+  readonly matched: readonly Matched[];
+}
+
+/** What one commit makes safe: everything that came while the one before was under way. */
+export class Group {
+  readonly events: NewEvent[] = [];
+  /** Events that later ones replaced. */
+  readonly replaced = new Set<Event>();
+  /** Clients as they are now. */
+  readonly clients = new Map<ClientId, ClientRecord>();
+  readonly gone = new Map<ClientId, Tombstone>();
+  /** Clients of which only the progress has changed. */
+  readonly moved = new Map<ClientId, ClientRecord>();
+  readonly keys = new Map<string, KnownKey>();
+  readonly endedKeys = new Set<KnownKey>();
+  /** Without a client: those whom the event passed by are too many to be noted. */
+  readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
+  /** The last id in here. */
+  head: EventId | undefined;
+  readonly saved: Promise<void>;
+  resolve: () => void = () => undefined;
+  reject: (error: Error) => void = () => undefined;
+
+  constructor() {
+    this.saved = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    // Much of it has nobody who waits for it.
+    this.saved.catch(() => undefined);
+  }
+
+  get isEmpty(): boolean {
+    const { events, missed, replaced, clients, gone, moved, keys, endedKeys } = this;
+    const sets = [replaced, clients, gone, moved, keys, endedKeys];
+    return events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
+  }
+
+  /** Takes over all that a later group has. */
+  add(later: Group): void {
+    for (const event of later.events) this.events.push(event);
+    for (const miss of later.missed) this.missed.push(miss);
+    for (const event of later.replaced) this.replaced.add(event);
+    for (const record of later.clients.values()) this.putClient(record);
+    for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
+    for (const record of later.moved.values()) this.moved.set(record.id, record);
+    for (const key of later.keys.values()) this.keys.set(key.key, key);
+    for (const key of later.endedKeys) this.endedKeys.add(key);
+    this.head = later.head ?? this.head;
+  }
+
+  putClient(record: ClientRecord): void {
+    this.moved.delete(record.id);
+    this.clients.set(record.id, record);
+  }
+
+  removeClient(id: ClientId, tombstone: Tombstone): void {
+    this.moved.delete(id);
+    this.clients.delete(id);
+    this.gone.set(id, tombstone);
+  }
+}

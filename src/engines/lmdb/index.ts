@@ -1,0 +1,73 @@
+import type { RootDatabase } from "lmdb";
+import type { ClientRecord } from "../../core/client.js";
+import { RelayError } from "../../core/errors.js";
+import { laterOf } from "../../core/id.js";
+import { type Retention, Window } from "../../core/window.js";
+import type { KnownKey } from "../journal.js";
+import { LocalEngine } from "../local.js";
+import { clientOf } from "./bytes.js";
+import { explained, openDirectory } from "./directory.js";
+import { LmdbJournal, type Report } from "./journal.js";
+import { decode, decodeClient, encode, type LogState } from "./records.js";
+import { Changes, META, openTables, type Tables } from "./tables.js";
+
+/** The window's share of the log: what is read again soon, and what is not on disk yet. */
+const WINDOW = { count: 100_000, bytes: 64 * 1024 * 1024 };
+
+/**
+ * Milliseconds between the last id on disk and the first of a new process: ids were given out that never got to the
+ * disk, and the clock on the wall may have been set back since.
+ */
+const ID_GAP = 1000;
+
+export interface LmdbOptions {
+  /** Where the data is. Made when there is none. */
+  readonly directory: string;
+  readonly retention: Retention;
+  readonly report?: Report;
+}
+
+/**
+ * Everything on this machine's disk: what was answered survives the process and the machine.
+ * @throws {RelayError} unavailable: the directory can not be used, and why
+ */
+export async function openLmdbEngine({ directory, retention, report = () => undefined }: LmdbOptions): Promise<LocalEngine> {
+  const root = openDirectory(directory);
+  try {
+    const tables = explained(directory, () => openTables(root));
+    const state = await begin(root, tables, directory);
+    const clients = explained(directory, () => [...restoreClients(tables)]);
+    const keys = explained(directory, () => [...tables.keys.getRange({})].map(({ value }) => decode<KnownKey>(value)));
+    const { age, count, bytes } = retention;
+    const share = { age, count: Math.min(count, WINDOW.count), bytes: Math.min(bytes, WINDOW.bytes) };
+    const window = new Window(share, state.head);
+    const journal = new LmdbJournal(root, tables, window, retention, state, report);
+    return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
+  } catch (error) {
+    await root.close();
+    throw error;
+  }
+}
+
+/** Takes up the log where it ended; the first write shows that there can be others. */
+async function begin(root: RootDatabase<Buffer, Buffer>, tables: Tables, directory: string): Promise<LogState> {
+  const now = { ms: Date.now(), seq: 0 };
+  const kept = tables.meta.get(META);
+  const before = kept ? decode<LogState>(kept) : { origin: now, head: now, floor: now, count: 0 };
+  const state = kept ? { ...before, head: laterOf(now, { ms: before.head.ms + ID_GAP, seq: 0 }) } : before;
+  const changes = new Changes();
+  changes.put(tables.meta, META, encode(state));
+  try {
+    await changes.commit(root);
+  } catch (cause) {
+    throw new RelayError("unavailable", `the data directory ${directory} can not be written`, { cause });
+  }
+  return state;
+}
+
+function* restoreClients({ clients, cursors }: Tables): Generator<ClientRecord> {
+  for (const { key, value } of clients.getRange({})) {
+    const progress = cursors.get(key);
+    if (progress) yield decodeClient(clientOf(key), value, progress);
+  }
+}

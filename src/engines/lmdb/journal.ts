@@ -1,0 +1,247 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { RootDatabase } from "lmdb";
+import type { ClientId, ClientRecord } from "../../core/client.js";
+import type { KeptClient, Matched } from "../../core/engine.js";
+import { RelayError } from "../../core/errors.js";
+import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
+import { compareIds, type EventId, laterOf } from "../../core/id.js";
+import type { Query, Retention, Window } from "../../core/window.js";
+import type { Journal, JournalReceipt, KnownKey } from "../journal.js";
+import { Audiences } from "./audiences.js";
+import { clientOf, endOf, ID_BYTES, idKey } from "./bytes.js";
+import { Group } from "./group.js";
+import { LogReader } from "./log-reader.js";
+import { encode, type LogState } from "./records.js";
+import { Changes, META, type Tables } from "./tables.js";
+import { Tombstones } from "./tombstones.js";
+import { Trimmer } from "./trimmer.js";
+import { Writer } from "./writer.js";
+
+/** Milliseconds until a commit that failed is tried again. */
+const RETRY_AFTER = 1000;
+
+/** Milliseconds between looks at age and size of the log while commits go on. */
+const TRIM_EVERY = 100;
+
+/** Events, or rows of other kinds, that are dropped with one commit besides as many as it brings: a few milliseconds. */
+const TRIM_BUDGET = 1000;
+
+/** How many clients that an event passed by are noted for it. */
+const MAX_MISSED = 1000;
+
+/** What happened to the journal that someone should know who looks after the relay. */
+export type Report = (level: "error" | "info", message: string, error?: unknown) => void;
+
+/**
+ * Writes to LMDB in groups: what comes while one commit is under way goes into the next. When a commit fails, what it
+ * had stays ordered and is tried again until it is safe; until then nothing new is taken.
+ */
+export class LmdbJournal implements Journal {
+  private pending = new Group();
+  private underWay: Group | undefined;
+  private running: Promise<void> | undefined;
+  private failed = false;
+  private closed = false;
+  private head: EventId;
+  private readonly origin: EventId;
+  private readonly reader: LogReader;
+  private readonly audiences: Audiences;
+  private readonly tombstones: Tombstones;
+  private readonly trimmer: Trimmer;
+  private readonly writer: Writer;
+  private trimmedAt = 0;
+  private trimDue = false;
+  /** How many clients an event passed by. */
+  private readonly misses = new WeakMap<EventId, number>();
+
+  constructor(
+    private readonly root: RootDatabase<Buffer, Buffer>,
+    private readonly tables: Tables,
+    private readonly window: Window,
+    private readonly retention: Retention,
+    { origin, head, floor, count }: LogState,
+    private readonly report: Report,
+  ) {
+    this.origin = origin;
+    this.head = head;
+    this.trimmer = new Trimmer(tables, retention, floor, count);
+    this.reader = new LogReader(tables, () => this.floor);
+    this.audiences = new Audiences(tables.audiences);
+    this.tombstones = new Tombstones(tables.gone);
+    this.writer = new Writer(tables, this.reader, this.audiences);
+    window.pinned = head;
+  }
+
+  get floor(): EventId {
+    return this.trimmer.floor;
+  }
+
+  check(): void {
+    if (this.failed || this.closed) throw unavailable();
+  }
+
+  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
+    this.pending.events.push({ event, matched });
+    if (replaces) this.pending.replaced.add(replaces);
+    this.note(event.id);
+  }
+
+  replacedBy(draft: EventDraft): Event | undefined {
+    const replacement = replacementKey(draft);
+    const id = replacement === undefined ? undefined : this.reader.newest(replacement);
+    if (!id || compareIds(id, this.floor) <= 0) return undefined;
+    const found = this.reader.find(id);
+    return found?.block.eventAt(found.index);
+  }
+
+  putClient(record: ClientRecord, at: EventId): void {
+    this.pending.putClient(record);
+    this.note(at);
+  }
+
+  moveClient(record: ClientRecord): void {
+    if (this.pending.clients.has(record.id)) this.pending.putClient(record);
+    else this.pending.moved.set(record.id, record);
+    this.wake();
+  }
+
+  removeClient({ id, userId, confirmed, lost }: ClientRecord, at: EventId): void {
+    this.pending.removeClient(id, { userId, confirmed, lost, at });
+    this.tombstones.note(id, at);
+    this.note(at);
+  }
+
+  putKey(key: KnownKey): void {
+    this.pending.keys.set(key.key, key);
+    this.wake();
+  }
+
+  removeKey(key: KnownKey): void {
+    this.pending.endedKeys.add(key);
+    this.wake();
+  }
+
+  miss(event: EventId, client: ClientId): void {
+    const misses = (this.misses.get(event) ?? 0) + 1;
+    this.misses.set(event, misses);
+    if (misses > MAX_MISSED + 1) return;
+    this.pending.missed.push({ event, client: misses > MAX_MISSED ? undefined : client });
+    this.wake();
+  }
+
+  async saved(): Promise<void> {
+    if (this.failed) throw unavailable();
+    await (this.pending.isEmpty ? this.underWay?.saved : this.pending.saved);
+  }
+
+  read(query: Query): Promise<Event[]> {
+    return this.reader.read(query);
+  }
+
+  receipt(event: EventId): JournalReceipt | undefined {
+    const found = this.reader.find(event);
+    if (!found) return undefined;
+    const { audience, ...head } = found.block.headAt(found.index);
+    return { head, matched: this.audiences.clients(audience), missed: this.missed(event) };
+  }
+
+  gone(id: ClientId): KeptClient | undefined {
+    const tombstone = this.tombstones.get(id);
+    return tombstone && { ...tombstone, id, gone: true };
+  }
+
+  trim(now: number): void {
+    if (this.failed || this.closed || !this.trimmer.isDue(now)) return;
+    this.trimDue = true;
+    this.wake();
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    await this.running;
+    await this.root.close();
+  }
+
+  private note(id: EventId): void {
+    this.pending.head = id;
+    this.wake();
+  }
+
+  private wake(): void {
+    this.running ??= this.run();
+  }
+
+  private async run(): Promise<void> {
+    // What else comes in this turn goes along.
+    await new Promise(setImmediate);
+    while (!this.pending.isEmpty || this.trimDue) {
+      const group = this.pending;
+      this.pending = new Group();
+      this.underWay = group;
+      try {
+        await this.commit(group);
+      } catch (error) {
+        this.fail(group, error);
+        if (this.closed) break;
+        await delay(RETRY_AFTER, undefined, { ref: false });
+        continue;
+      }
+      this.succeed(group);
+    }
+    this.underWay = undefined;
+    this.running = undefined;
+  }
+
+  private async commit(group: Group): Promise<void> {
+    const changes = new Changes();
+    this.trimmer.count += group.events.length;
+    this.writer.write(changes, group);
+    this.drop(changes, group.events.length);
+    this.head = group.head ?? this.head;
+    const { origin, head, trimmer } = this;
+    changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
+    await changes.commit(this.root);
+    this.trimDue ||= trimmer.count > this.retention.count;
+  }
+
+  private drop(changes: Changes, events: number): void {
+    const now = Date.now();
+    const due = this.trimDue || this.trimmer.count > this.retention.count || now - this.trimmedAt >= TRIM_EVERY;
+    if (!due) return;
+    this.trimmedAt = now;
+    const budget = TRIM_BUDGET + events * 2;
+    this.trimDue = this.trimmer.trim(changes, now, budget);
+    this.window.dropThrough(this.floor);
+    const oldest = { ms: Math.max(0, now - this.retention.age), seq: 0 };
+    this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);
+  }
+
+  private succeed(group: Group): void {
+    if (this.failed) this.report("info", "the data directory can be written again");
+    this.failed = false;
+    if (group.head) this.window.pinned = group.head;
+    group.resolve();
+  }
+
+  private fail(group: Group, error: unknown): void {
+    if (!this.failed) this.report("error", "the data directory can not be written: trying again until it can", error);
+    this.failed = true;
+    this.trimmer.count -= group.events.length;
+    const later = this.pending;
+    this.pending = new Group();
+    this.pending.add(group);
+    this.pending.add(later);
+    this.audiences.forget();
+    for (const { reject } of [group, later]) reject(unavailable());
+  }
+
+  private missed(event: EventId): ReadonlySet<ClientId> | undefined {
+    const start = idKey(event);
+    const clients = [...this.tables.missed.getKeys({ start, end: endOf(start) })].map((key) => key.subarray(ID_BYTES));
+    return clients.some((client) => client.length === 1) ? undefined : new Set(clients.map(clientOf));
+  }
+}
+
+function unavailable(): RelayError {
+  return new RelayError("unavailable", "the relay can not write to its disk now; what it has is safe. Try again later");
+}

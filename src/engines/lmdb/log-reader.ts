@@ -1,0 +1,117 @@
+import { createHash } from "node:crypto";
+import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
+import { compareIds, type EventId, laterOf } from "../../core/id.js";
+import { matchesTopic } from "../../core/topics.js";
+import type { Query } from "../../core/window.js";
+import { Block } from "./block.js";
+import { idKey, readId } from "./bytes.js";
+import { firstPlaces, prefixesFor } from "./postings.js";
+import type { Tables } from "./tables.js";
+
+/** Events that are looked at in one turn when everything has to be read: some milliseconds. */
+const SCAN = 1000;
+
+/** Reads the log as it is on disk. */
+export class LogReader {
+  constructor(
+    private readonly tables: Tables,
+    private readonly floor: () => EventId,
+  ) {}
+
+  /** The first events that the query asks for. */
+  async read(query: Query): Promise<Event[]> {
+    const after = laterOf(query.after, this.floor());
+    const prefixes = prefixesFor(this.tables.postings, query.topics, query.user);
+    if (!prefixes) return this.scan({ ...query, after });
+    // As in the window: many short reads for many topics were dear.
+    const limit = Math.max(query.limit, Math.floor(prefixes.length / 8));
+    const first = this.blockAt(after);
+    const from = first ? first.idAt(0) : after;
+    const had = first ? first.after(after) : 0;
+    const places = firstPlaces(this.tables.postings, prefixes, from, limit, ({ block, index }) => {
+      return index < had && compareIds(block, from) === 0;
+    });
+    const events: Event[] = [];
+    let block: Block | undefined;
+    let blockId: EventId | undefined;
+    for (const place of places) {
+      if (!blockId || compareIds(place.block, blockId) !== 0) block = this.block((blockId = place.block));
+      // Trimmed meanwhile, and said as a gap.
+      if (!block) continue;
+      if (query.until && compareIds(block.idAt(place.index), query.until) > 0) break;
+      events.push(block.eventAt(place.index));
+    }
+    return events;
+  }
+
+  /** An event that is kept; undefined when it is not. */
+  find(id: EventId): { block: Block; index: number } | undefined {
+    const block = this.blockAt(id);
+    const index = block?.indexOf(id);
+    return block && index !== undefined ? { block, index } : undefined;
+  }
+
+  /** The id of the newest event with a replacement key. */
+  newest(replacement: string): EventId | undefined {
+    const id = this.tables.replaceable.get(replaceableKey(replacement));
+    return id && readId(id);
+  }
+
+  /** The block that an id falls into: the last one that starts at or before it. */
+  private blockAt(id: EventId): Block | undefined {
+    for (const { value } of this.tables.log.getRange({ start: idKey(id), reverse: true, limit: 1 })) {
+      return new Block(value);
+    }
+    return undefined;
+  }
+
+  private block(id: EventId): Block | undefined {
+    const bytes = this.tables.log.get(idKey(id));
+    return bytes && new Block(bytes);
+  }
+
+  /** Looks at everything after the cursor: for patterns that match so many topics that it is the shorter way. */
+  private async scan({ after, until, topics, user, limit }: Query): Promise<Event[]> {
+    const events: Event[] = [];
+    let position = after;
+    for (;;) {
+      const before = position;
+      for (const block of this.blocksAfter(position)) {
+        for (let index = block.after(position); index < block.count; index++) {
+          position = block.idAt(index);
+          if (until && compareIds(position, until) > 0) return events;
+          const head = block.headAt(index);
+          if (!isFor(head, user) || this.isReplaced(head)) continue;
+          if (topics.some((subscription) => matchesTopic(subscription, head.topic))) events.push(block.eventAt(index));
+          if (events.length >= limit) return events;
+        }
+      }
+      if (compareIds(position, before) === 0) return events;
+      await new Promise(setImmediate);
+    }
+  }
+
+  /** The next blocks with something after an id. */
+  private *blocksAfter(id: EventId): Generator<Block> {
+    let events = 0;
+    const start = this.blockAt(id)?.idAt(0) ?? id;
+    for (const { value } of this.tables.log.getRange({ start: idKey(start) })) {
+      const block = new Block(value);
+      yield block;
+      events += block.count;
+      if (events >= SCAN && compareIds(block.idAt(block.count - 1), id) > 0) return;
+    }
+  }
+
+  private isReplaced(head: EventHead): boolean {
+    const replacement = replacementKey(head);
+    if (replacement === undefined) return false;
+    const newest = this.newest(replacement);
+    return newest !== undefined && compareIds(newest, head.id) !== 0;
+  }
+}
+
+/** A digest, as topic, users and key may be longer than what LMDB takes as a key. */
+export function replaceableKey(replacement: string): Buffer {
+  return createHash("sha256").update(replacement).digest();
+}

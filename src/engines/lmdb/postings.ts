@@ -1,0 +1,161 @@
+import type { EventHead } from "../../core/event.js";
+import { compareIds, type EventId } from "../../core/id.js";
+import { isPattern, matchesTopic } from "../../core/topics.js";
+import type { Block } from "./block.js";
+import { addressee, endOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
+import type { Table } from "./tables.js";
+
+/**
+ * Where the events for an addressee and a topic are: which blocks, and at which places in them. The key is
+ *
+ *     0 | topic | 0 | block's id        for events for everyone
+ *     1 | length: 2 bytes | user | topic | 0 | block's id
+ *
+ * and the value has a byte for each place.
+ */
+export interface Place {
+  readonly block: EventId;
+  readonly index: number;
+}
+
+/** The front of the keys of all postings of an addressee for a topic. */
+function postingPrefix(to: Buffer, topic: string): Buffer {
+  return Buffer.concat([to, Buffer.from(topic), Buffer.of(0)]);
+}
+
+/** The keys of the postings that lead to an event. */
+export function postingKeys({ topic, users }: Pick<EventHead, "topic" | "users">, block: EventId): Buffer[] {
+  const suffix = Buffer.allocUnsafe(ID_BYTES + 1);
+  suffix[0] = 0;
+  writeId(suffix, block, 1);
+  const name = Buffer.from(topic);
+  if (!users) return [Buffer.concat([Buffer.of(0), name, suffix])];
+  return users.map((userId) => Buffer.concat([addressee(userId), name, suffix]));
+}
+
+/** The postings of one block. */
+export class BlockPostings {
+  private readonly postings = new Map<string, { keys: Buffer[]; places: number[] }>();
+
+  constructor(private readonly block: EventId) {}
+
+  add(head: Pick<EventHead, "topic" | "users">, index: number): void {
+    const { topic, users } = head;
+    // Most events of a block have few topics and users among them. No topic has a NUL, so a name means one of both.
+    const name = !users ? topic : users.length === 1 ? `${topic}\0${users[0]}` : `${topic}\0\0${index}`;
+    const known = this.postings.get(name);
+    if (known) known.places.push(index);
+    else this.postings.set(name, { keys: postingKeys(head, this.block), places: [index] });
+  }
+
+  /** Each key once, with all of its places. */
+  *entries(): Generator<[Buffer, Buffer]> {
+    const merged = new Map<string, { key: Buffer; places: number[] }>();
+    for (const { keys, places } of this.postings.values()) {
+      for (const key of keys) {
+        const name = key.toString("latin1");
+        const known = merged.get(name);
+        if (known) known.places.push(...places);
+        else merged.set(name, { key, places: [...places] });
+      }
+    }
+    for (const { key, places } of merged.values()) yield [key, Buffer.from(places.sort((a, b) => a - b))];
+  }
+}
+
+/** The keys of all postings that lead to a block. */
+export function keysOfBlock(block: Block): Buffer[] {
+  const postings = new BlockPostings(block.idAt(0));
+  for (let index = 0; index < block.count; index++) postings.add(block.headAt(index), index);
+  return [...postings.entries()].map(([key]) => key);
+}
+
+/** How many topics a pattern may match for an addressee before it is dearer to follow them than to read everything. */
+const MAX_TOPICS = 1024;
+
+/**
+ * The fronts of the keys that hold what a reader subscribes to, of events for everyone and for its user.
+ * @returns undefined when its patterns match more topics than are worth following
+ */
+export function prefixesFor(table: Table, topics: readonly string[], user: string): Buffer[] | undefined {
+  const prefixes = new Map<string, Buffer>();
+  for (const to of [addressee(undefined), addressee(user)]) {
+    for (const subscription of topics) {
+      const found = isPattern(subscription) ? topicsLike(table, to, subscription) : [subscription];
+      if (!found) return undefined;
+      for (const topic of found) {
+        const prefix = postingPrefix(to, topic);
+        prefixes.set(prefix.toString("latin1"), prefix);
+      }
+    }
+  }
+  return [...prefixes.values()];
+}
+
+/** The topics with postings for an addressee that the pattern matches: a seek for each that begins like it. */
+function topicsLike(table: Table, to: Buffer, pattern: string): string[] | undefined {
+  const segments = pattern.split(".");
+  const fixed = segments.slice(
+    0,
+    segments.findIndex((segment) => segment === "*" || segment === ">"),
+  );
+  const front = Buffer.concat([to, Buffer.from(fixed.map((segment) => `${segment}.`).join(""))]);
+  // A topic has no byte 0xff, as UTF-8 has none.
+  const end = Buffer.concat([front, Buffer.of(0xff)]);
+  const found: string[] = [];
+  let start: Buffer = front;
+  for (let seeks = 0; seeks <= MAX_TOPICS; seeks++) {
+    const [key] = table.getKeys({ start, end, limit: 1 });
+    if (!key) return found;
+    const topic = key.toString("utf8", to.length, key.length - ID_BYTES - 1);
+    if (matchesTopic(pattern, topic)) found.push(topic);
+    start = endOf(postingPrefix(to, topic));
+  }
+  return undefined;
+}
+
+/**
+ * The first places, up to `limit`, under any of the prefixes, in the order of the log; from block `from` on.
+ * @param isAhead whether the reader has had the place already
+ */
+export function firstPlaces(
+  table: Table,
+  prefixes: readonly Buffer[],
+  from: EventId,
+  limit: number,
+  isAhead: (place: Place) => boolean,
+): Place[] {
+  let places: Place[] = [];
+  let farthest: EventId | undefined;
+  const prune = (): void => {
+    places = distinct(places.sort(comparePlaces)).slice(0, limit);
+    farthest = places.length === limit ? places.at(-1)?.block : undefined;
+  };
+  for (const prefix of prefixes) {
+    const start = Buffer.concat([prefix, idKey(from)]);
+    let taken = 0;
+    for (const { key, value } of table.getRange({ start, end: endOf(prefix) })) {
+      const block = readId(key, prefix.length);
+      if (farthest && compareIds(block, farthest) > 0) break;
+      for (const index of value) {
+        const place = { block, index };
+        if (isAhead(place)) continue;
+        places.push(place);
+        taken++;
+      }
+      if (taken >= limit) break;
+    }
+    if (places.length > 2 * limit) prune();
+  }
+  prune();
+  return places;
+}
+
+function comparePlaces(a: Place, b: Place): number {
+  return compareIds(a.block, b.block) || a.index - b.index;
+}
+
+/** An event for several users may be found by several of a reader's prefixes; it is sorted. */
+function distinct(places: readonly Place[]): Place[] {
+  return places.filter((place, index) => index === 0 || comparePlaces(place, places[index - 1] as Place) !== 0);
+}

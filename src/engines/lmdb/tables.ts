@@ -1,0 +1,84 @@
+import type { Database, RootDatabase } from "lmdb";
+
+export type Table = Database<Buffer, Buffer>;
+
+/** See docs/data-directory.md for what is in them. */
+const NAMES = [
+  "meta",
+  "log",
+  "postings",
+  "replaceable",
+  "audiences",
+  "missed",
+  "clients",
+  "cursors",
+  "gone",
+  "keys",
+] as const;
+
+export type Tables = Record<(typeof NAMES)[number], Table>;
+
+/** The one key of the table `meta`. */
+export const META = Buffer.from("log");
+
+/** How many tables there may be, with room for those of later versions. */
+export const MAX_TABLES = 32;
+
+/** Tables that grow with the log, and shrink with it. */
+const LOG_TABLES = ["log", "postings", "replaceable", "audiences", "missed"] as const;
+
+export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
+  const open = (name: string): Table => root.openDB<Buffer, Buffer>(name, { encoding: "binary", keyEncoding: "binary" });
+  return Object.fromEntries(NAMES.map((name) => [name, open(name)])) as Tables;
+}
+
+interface Stats {
+  readonly pageSize: number;
+  readonly treeBranchPageCount: number;
+  readonly treeLeafPageCount: number;
+  readonly overflowPages: number;
+}
+
+/** Bytes on disk that the log takes now: what is freed in the file does not count. */
+export function logBytes(tables: Tables): number {
+  let bytes = 0;
+  for (const name of LOG_TABLES) {
+    const stats = tables[name].getStats() as Stats;
+    bytes += stats.pageSize * (stats.treeBranchPageCount + stats.treeLeafPageCount + stats.overflowPages);
+  }
+  return bytes;
+}
+
+/** What one transaction changes, prepared whole before any of it is done. */
+export class Changes {
+  private readonly tables: Table[] = [];
+  private readonly keys: Buffer[] = [];
+  private readonly values: (Buffer | undefined)[] = [];
+
+  put(table: Table, key: Buffer, value: Buffer): void {
+    this.add(table, key, value);
+  }
+
+  remove(table: Table, key: Buffer): void {
+    this.add(table, key, undefined);
+  }
+
+  /** @returns a promise that resolves when all of it is on disk, and rejects when none of it is */
+  async commit(root: RootDatabase<Buffer, Buffer>): Promise<void> {
+    const { tables, keys, values } = this;
+    await root.batch(() => {
+      for (const [index, table] of tables.entries()) {
+        const key = keys[index] as Buffer;
+        const value = values[index];
+        if (value) void table.put(key, value);
+        else void table.remove(key);
+      }
+    });
+  }
+
+  private add(table: Table, key: Buffer, value: Buffer | undefined): void {
+    this.tables.push(table);
+    this.keys.push(key);
+    this.values.push(value);
+  }
+}

@@ -1,0 +1,121 @@
+import { type Event, replacementKey } from "../../core/event.js";
+import type { EventId } from "../../core/id.js";
+import type { Audiences } from "./audiences.js";
+import { encodeBlock, MAX_BYTES, MAX_EVENTS, recordOf } from "./block.js";
+import { clientKey, idKey } from "./bytes.js";
+import type { Group } from "./group.js";
+import { type LogReader, replaceableKey } from "./log-reader.js";
+import { BlockPostings, postingKeys } from "./postings.js";
+import { encode, encodeClient, encodeProgress } from "./records.js";
+import type { Changes, Tables } from "./tables.js";
+
+/** Turns what happened into rows. */
+export class Writer {
+  constructor(
+    private readonly tables: Tables,
+    private readonly reader: LogReader,
+    private readonly audiences: Audiences,
+  ) {}
+
+  write(changes: Changes, group: Group): void {
+    this.writeEvents(changes, group);
+    const { tables } = this;
+    for (const record of group.clients.values()) {
+      changes.put(tables.clients, clientKey(record.id), encodeClient(record));
+      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+    }
+    for (const record of group.moved.values()) {
+      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+    }
+    for (const [id, tombstone] of group.gone) {
+      changes.remove(tables.clients, clientKey(id));
+      changes.remove(tables.cursors, clientKey(id));
+      changes.put(tables.gone, clientKey(id), encode(tombstone));
+    }
+    for (const key of group.endedKeys) changes.remove(tables.keys, keyOf(key));
+    for (const key of group.keys.values()) changes.put(tables.keys, keyOf(key), encode(key));
+    for (const { event, client } of group.missed) changes.put(tables.missed, missKey(event, client), NOTHING);
+  }
+
+  private writeEvents(changes: Changes, { events, replaced }: Group): void {
+    const fresh = new Set<Event>();
+    let block = new BlockBuilder();
+    for (const { event, matched } of events) {
+      fresh.add(event);
+      const record = recordOf(event, this.audiences.keep(changes, event.id, matched));
+      if (!block.hasRoomFor(record)) block = this.finish(changes, block);
+      block.add(event, record, !replaced.has(event));
+      const replacement = replacementKey(event);
+      if (replacement !== undefined) changes.put(this.tables.replaceable, replaceableKey(replacement), idKey(event.id));
+    }
+    this.finish(changes, block);
+    this.unlist(changes, [...replaced].filter((event) => !fresh.has(event)));
+  }
+
+  private finish(changes: Changes, block: BlockBuilder): BlockBuilder {
+    const { first, postings } = block;
+    if (first && postings) {
+      changes.put(this.tables.log, idKey(first), block.bytes);
+      for (const [key, places] of postings.entries()) changes.put(this.tables.postings, key, places);
+    }
+    return new BlockBuilder();
+  }
+
+  /** Takes the postings from events that are kept already, so that no reader finds them. */
+  private unlist(changes: Changes, events: readonly Event[]): void {
+    const changed = new Map<string, { key: Buffer; places: Buffer }>();
+    for (const event of events) {
+      const found = this.reader.find(event.id);
+      if (!found) continue;
+      for (const key of postingKeys(event, found.block.idAt(0))) {
+        const places = changed.get(key.toString("latin1"))?.places ?? this.tables.postings.get(key);
+        if (places) changed.set(key.toString("latin1"), { key, places: places.filter((place) => place !== found.index) as Buffer });
+      }
+    }
+    for (const { key, places } of changed.values()) {
+      if (places.length > 0) changes.put(this.tables.postings, key, places);
+      else changes.remove(this.tables.postings, key);
+    }
+  }
+}
+
+const NOTHING = Buffer.alloc(0);
+
+/** One row for each key, in the order in which they end. */
+function keyOf({ ids }: { readonly ids: readonly EventId[] }): Buffer {
+  return idKey(ids[0] as EventId);
+}
+
+/** Sorts by event. That they are too many comes last. */
+export function missKey(event: EventId, client: string | undefined): Buffer {
+  return Buffer.concat([idKey(event), client === undefined ? Buffer.of(0xff) : clientKey(client)]);
+}
+
+/** A block in the making. */
+class BlockBuilder {
+  postings: BlockPostings | undefined;
+  private readonly ids: EventId[] = [];
+  private readonly records: string[] = [];
+  private size = 0;
+
+  get first(): EventId | undefined {
+    return this.ids[0];
+  }
+
+  get bytes(): Buffer {
+    return encodeBlock(this.ids, this.records);
+  }
+
+  hasRoomFor(record: string): boolean {
+    return this.ids.length === 0 || (this.ids.length < MAX_EVENTS && this.size + record.length <= MAX_BYTES);
+  }
+
+  /** @param listed whether readers are to find it */
+  add(event: Event, record: string, listed: boolean): void {
+    this.postings ??= new BlockPostings(event.id);
+    if (listed) this.postings.add(event, this.ids.length);
+    this.ids.push(event.id);
+    this.records.push(record);
+    this.size += record.length;
+  }
+}

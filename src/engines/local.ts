@@ -1,0 +1,168 @@
+import type {
+  Answer,
+  Appended,
+  Engine,
+  Entry,
+  Follower,
+  KeptReceipt,
+  Matched,
+  Once,
+  Question,
+} from "../core/engine.js";
+import type { Event, EventDraft } from "../core/event.js";
+import { type EventId, IdSource } from "../core/id.js";
+import type { Query, Window } from "../core/window.js";
+import { LocalClients } from "./clients.js";
+import type { Journal, KnownKey, Restored } from "./journal.js";
+import { KnownKeys } from "./keys.js";
+
+/**
+ * An engine whose log is ordered in this process. Everything but old events is in memory; what is to outlive the process
+ * goes to a journal too. Relays that share one instance are one relay.
+ */
+export class LocalEngine implements Engine {
+  readonly clients: LocalClients;
+  readonly origin: EventId;
+  readonly read?: (query: Query) => Promise<Event[]>;
+  readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
+  readonly miss?: Journal["miss"];
+  private readonly followers = new Set<Follower>();
+  private readonly keys: KnownKeys;
+  private readonly ids: IdSource;
+  private last: EventId;
+
+  /** @param journal absent: nothing outlives the process */
+  constructor(
+    readonly name: string,
+    readonly window: Window,
+    { origin, head, clients, keys }: Restored,
+    private readonly journal?: Journal,
+  ) {
+    this.origin = origin;
+    this.last = head;
+    this.ids = new IdSource(head);
+    this.clients = new LocalClients((make) => this.orderClient(make), journal, clients);
+    this.keys = new KnownKeys((key) => journal?.removeKey(key));
+    for (const key of keys) this.keys.add(key);
+    if (!journal) return;
+    this.read = (query) => journal.read(query);
+    this.receipt = async (event) => this.keptReceipt(event, journal);
+    this.miss = (event, client) => journal.miss(event, client);
+  }
+
+  get head(): EventId {
+    return this.last;
+  }
+
+  get floor(): EventId {
+    return this.journal?.floor ?? this.window.floor;
+  }
+
+  async join(follower: Follower): Promise<() => Promise<void>> {
+    this.handOver(follower);
+    this.followers.add(follower);
+    return async () => {
+      this.followers.delete(follower);
+      const [other] = this.followers;
+      if (other) this.handOver(other);
+    };
+  }
+
+  async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
+    const known = once && this.keys.get(once);
+    if (known) {
+      await this.journal?.saved();
+      return { ids: known.ids, duplicate: { reply: known.reply } };
+    }
+    this.journal?.check();
+    const ids = drafts.map((draft) => this.appendOne(draft));
+    if (once) this.keep({ ...once, ids, reply: undefined });
+    if (once || drafts.some(({ ttl }) => ttl !== 0)) await this.journal?.saved();
+    return { ids };
+  }
+
+  async settle(key: string, reply: string): Promise<void> {
+    const settled = this.keys.settle(key, reply);
+    if (!settled) return;
+    this.journal?.putKey(settled);
+    await this.journal?.saved();
+  }
+
+  trim(now: number): void {
+    this.window.trim(now);
+    this.journal?.trim(now);
+  }
+
+  async ask(from: string, question: Question): Promise<Answer[]> {
+    const others = [...this.followers].filter((follower) => follower.node !== from);
+    return Promise.all(others.map((follower) => follower.answer(question)));
+  }
+
+  async close(): Promise<void> {
+    await this.journal?.close();
+  }
+
+  private appendOne(draft: EventDraft): EventId {
+    this.last = this.ids.next();
+    const event = { ...draft, id: this.last };
+    if (draft.ttl === 0) {
+      this.hand({ kind: "event", event });
+      return this.last;
+    }
+    const replaces = this.window.append(event) ?? this.journal?.replacedBy(draft);
+    const matched = this.hand({ kind: "event", event, replaces });
+    this.journal?.addEvent(event, matched, replaces);
+    return this.last;
+  }
+
+  private orderClient(make: (id: EventId) => Entry | undefined): void {
+    this.last = this.ids.next();
+    const entry = make(this.last);
+    if (entry) this.hand(entry);
+  }
+
+  private hand(entry: Entry): readonly Matched[] {
+    let matched: readonly Matched[] = [];
+    for (const follower of this.followers) {
+      const more = follower.follow(entry);
+      if (more.length > 0) matched = matched.length === 0 ? more : [...matched, ...more];
+    }
+    return matched;
+  }
+
+  private keptReceipt(event: EventId, journal: Journal): KeptReceipt | undefined {
+    const receipt = journal.receipt(event);
+    return (
+      receipt && {
+        ...receipt,
+        matched: receipt.matched.flatMap((id) => {
+          const record = this.clients.find(id);
+          return record ? { ...record, gone: false } : (journal.gone(id) ?? []);
+        }),
+      }
+    );
+  }
+
+  private keep(key: KnownKey): void {
+    this.keys.add(key);
+    this.journal?.putKey(key);
+  }
+
+  /** Gives the clients whose relay is gone to another one. */
+  private handOver(to: Follower): void {
+    const nodes = new Set([...this.followers].map(({ node }) => node));
+    const now = Date.now();
+    for (const record of this.clients.all()) {
+      if (nodes.has(record.node)) continue;
+      if (record.expiresAt === undefined && record.ttl === 0) {
+        // Its life was its connection.
+        void this.clients.update(record.id, () => undefined).catch(() => undefined);
+        continue;
+      }
+      const expiresAt = record.expiresAt ?? now + record.ttl * 1000;
+      const taken = { ...record, node: to.node, expiresAt };
+      this.clients.adopt(taken);
+      to.follow({ kind: "client", id: this.last, record: taken });
+    }
+  }
+}
