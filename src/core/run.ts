@@ -5,6 +5,8 @@ import { compareIds, type EventId } from "./id.js";
 /** One event's place in every run that it stands in. Emptied when the event is replaced. */
 export interface Slot {
   readonly id: EventId;
+  /** Of memory that the event takes, about. */
+  readonly bytes: number;
   event: Event | undefined;
 }
 

@@ -74,11 +74,11 @@ export class Window {
    * @returns the event that this one replaces by its key, which is gone from the window now
    */
   append(event: Event): Event | undefined {
-    const slot: Slot = { id: event.id, event };
-    const replaced = this.replace(event, slot);
+    const slot: Slot = { id: event.id, bytes: eventBytes(event), event };
+    const replaced = event.key === undefined ? undefined : this.replace(event, slot);
     this.slots.push(slot);
-    for (const run of this.runsOf(event)) run.push(slot);
-    this.size += eventBytes(event);
+    this.list(event, slot);
+    this.size += slot.bytes;
     this.trim(event.id.ms);
     return replaced;
   }
@@ -128,22 +128,24 @@ export class Window {
     }
   }
 
-  private *runsOf(event: Event): Generator<Run> {
-    let runs = this.topics.get(event.topic);
+  /** Puts an event into the runs where its readers look for it. */
+  private list({ topic, users }: Event, slot: Slot): void {
+    let runs = this.topics.get(topic);
     if (!runs) {
       runs = { everyone: new Run(), users: new Map() };
-      this.topics.set(event.topic, runs);
-      this.names.set(event.topic, runs);
+      this.topics.set(topic, runs);
+      this.names.set(topic, runs);
       this.size += TOPIC_BYTES;
     }
-    if (!event.users) yield runs.everyone;
-    for (const userId of event.users ?? []) {
-      let own = runs.users.get(userKey(userId));
+    if (!users) return runs.everyone.push(slot);
+    for (const userId of users) {
+      const user = userKey(userId);
+      let own = runs.users.get(user);
       if (!own) {
-        runs.users.set(userKey(userId), (own = new Run()));
+        runs.users.set(user, (own = new Run()));
         this.size += USER_BYTES;
       }
-      yield own;
+      own.push(slot);
     }
   }
 
@@ -163,11 +165,11 @@ export class Window {
 
   /** Takes an event out of the indexes; `leave` does what the runs that it stood in need. */
   private forget(slot: Slot, event: Event, leave: (run: Run) => void): void {
-    const key = replacementKey(event);
+    const key = event.key === undefined ? undefined : replacementKey(event);
     if (key !== undefined && this.replaceable.get(key) === slot) this.replaceable.delete(key);
     const runs = this.topics.get(event.topic);
     if (!runs) return;
-    this.size -= eventBytes(event);
+    this.size -= slot.bytes;
     if (!event.users) leave(runs.everyone);
     for (const userId of event.users ?? []) {
       const own = runs.users.get(userKey(userId));
@@ -184,9 +186,10 @@ export class Window {
   }
 }
 
-function eventBytes(event: Event): number {
-  const text = Buffer.byteLength(event.message) + (event.attributes?.length ?? 0) + (event.key?.length ?? 0);
+function eventBytes({ topic, message, attributes, key, users }: Event): number {
+  const text = topic.length + Buffer.byteLength(message) + (attributes?.length ?? 0) + (key?.length ?? 0);
+  let bytes = EVENT_BYTES + text;
   // A user costs a place in the event's list and one in the user's run, besides the id itself.
-  const users = event.users?.reduce<number>((sum, userId) => sum + 24 + userKey(userId).length, 0) ?? 0;
-  return EVENT_BYTES + event.topic.length + text + users;
+  for (const userId of users ?? []) bytes += 24 + userKey(userId).length;
+  return bytes;
 }

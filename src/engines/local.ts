@@ -104,8 +104,10 @@ export class LocalEngine implements Engine {
 
   private appendOne(draft: EventDraft): EventId {
     this.last = this.ids.next();
-    const event = { ...draft, id: this.last };
-    if (draft.ttl === 0) {
+    const { topic, users, message, ttl, key, attributes } = draft;
+    // Spelt out, as it is much faster than a spread.
+    const event: Event = { id: this.last, topic, users, message, ttl, key, attributes };
+    if (ttl === 0) {
       this.hand({ kind: "event", event });
       return this.last;
     }

@@ -26,9 +26,13 @@ const cloudEvent = z
 
 /**
  * An event from a structured CloudEvent (JSON event format).
- * @param source its data as it was written, in compact JSON
+ * @param source finds its data as it was written, in compact JSON
  */
-export function draftOfCloudEvent(value: unknown, source: string | undefined, maxMessage: number): EventDraft {
+export function draftOfCloudEvent(
+  value: unknown,
+  source: () => string | undefined,
+  maxMessage: number,
+): EventDraft {
   if (typeof value === "object" && value !== null && "data_base64" in value) {
     throw new InvalidInput([{ path: "data_base64", message: "is not supported: send text or JSON in data" }]);
   }
@@ -60,7 +64,7 @@ export function draftOfBinaryCloudEvent(
   const text = decodeText(body);
   const isJson = text !== "" && (type === undefined || /^[^;]*[/+]json\s*(?:;|$)/i.test(type));
   const data = isJson ? parseJson(text) : text;
-  return draftOfCloudEvent({ ...attributes, data }, isJson ? memberSource(text) : undefined, maxMessage);
+  return draftOfCloudEvent({ ...attributes, data }, () => (isJson ? memberSource(text) : undefined), maxMessage);
 }
 
 function decodeHeader(name: string, value: string): string {

@@ -8,7 +8,7 @@ import type { FramedEncoder } from "../formats/encoder.js";
 import type { ErrorFrame, ResponseFrame } from "../protocol.js";
 import { parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
-import { bounded, check, draftOf, room, subscriptionList } from "./schemas.js";
+import { bounded, check, draftOf, room, subscriptionList, textOf } from "./schemas.js";
 import { memberSource } from "./source.js";
 
 const requestId = z.union([z.string().max(255), z.number()], { error: "must be a string or a number" });
@@ -104,18 +104,17 @@ export class Frames {
     this.say({
       id,
       type: "response",
-      data: await this.act(action, payload, memberSource(text, "payload", "message")),
+      data: await this.act(action, payload, () => memberSource(text, "payload", "message")),
     } satisfies ResponseFrame);
   }
 
-  /** @param source the payload's message as it was written */
-  private async act(action: string, payload: unknown, source: string | undefined): Promise<unknown> {
+  /** @param source finds the payload's message as it was written */
+  private async act(action: string, payload: unknown, source: () => string | undefined): Promise<unknown> {
     switch (action) {
       case "echo":
         return { echo: check(withMessage, payload, "payload").message };
       case "broadcast":
-        check(withMessage, payload, "payload");
-        return this.broadcast(source ?? "null");
+        return this.broadcast(textOf(check(withMessage, payload, "payload").message, source));
       case "get_connections":
         check(nothing, payload, "payload");
         return { connections: await this.relay.countConnections() };

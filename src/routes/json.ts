@@ -5,6 +5,8 @@ import { HttpError } from "./problems.js";
 /** How deep JSON may be nested: far more than messages need, far less than what a stack holds. */
 export const MAX_DEPTH = 100;
 
+const BLANK = /^\s*$/;
+
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /** @throws {HttpError} 415: the body is compressed */
@@ -25,8 +27,9 @@ export function decodeText(bytes: Uint8Array): string {
 
 /** @throws {RelayError} bad_request: not JSON, or nested deeper than `MAX_DEPTH` */
 export function parseJson(text: string): unknown {
-  if (text.trim() === "") throw new RelayError("bad_request", "not valid JSON: it is empty");
-  if (depthOf(text) > MAX_DEPTH) throw new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`);
+  if (BLANK.test(text)) throw new RelayError("bad_request", "not valid JSON: it is empty");
+  // Each level takes two characters at least.
+  if (text.length > 2 * MAX_DEPTH && depthOf(text) > MAX_DEPTH) throw new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`);
   try {
     return JSON.parse(text);
   } catch (cause) {

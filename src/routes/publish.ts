@@ -135,11 +135,11 @@ function itemsOf(request: FastifyRequest, maxMessage: number): Items {
 }
 
 function plain(value: unknown, text: string, maxMessage: number): EventDraft {
-  return draftOf(value, memberSource(text, "message"), maxMessage);
+  return draftOf(value, () => memberSource(text, "message"), maxMessage);
 }
 
 function structured(value: unknown, text: string, maxMessage: number): EventDraft {
-  return draftOfCloudEvent(value, memberSource(text, "data"), maxMessage);
+  return draftOfCloudEvent(value, () => memberSource(text, "data"), maxMessage);
 }
 
 function checkCount(count: number): void {

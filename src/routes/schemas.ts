@@ -4,6 +4,7 @@ import { RelayError } from "../core/errors.js";
 import { type EventDraft, type UserId, userKey } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import type { Since } from "../core/log.js";
+import { quote } from "../core/quote.js";
 import { subscriptionFault, topicFault } from "../core/topics.js";
 import type { FieldError } from "../protocol.js";
 import { parseDuration } from "../units.js";
@@ -93,15 +94,20 @@ function fieldErrors(issue: z.core.$ZodIssue, at: string | undefined): FieldErro
 
 /**
  * The event that a publisher's fields describe.
- * @param source the message as it was written, in compact JSON
+ * @param source finds the message as it was written, in compact JSON
  * @param maxMessage bytes
  * @param at the path of the value itself
  * @throws {RelayError} bad_request, too_large
  */
-export function draftOf(value: unknown, source: string | undefined, maxMessage: number, at?: string): EventDraft {
+export function draftOf(value: unknown, source: () => string | undefined, maxMessage: number, at?: string): EventDraft {
   const { topic: name, message, user_id, user_ids, ttl, key } = check(publication, value, at);
   const users = user_ids ? distinct(user_ids) : user_id === undefined ? undefined : [user_id];
-  return { topic: name, users, message: bounded(source ?? JSON.stringify(message), maxMessage), ttl, key };
+  return { topic: name, users, message: bounded(textOf(message, source), maxMessage), ttl, key };
+}
+
+/** A message as JSON text: a string in JSON's own spelling, anything else as it was written. */
+export function textOf(message: unknown, source: () => string | undefined): string {
+  return typeof message === "string" ? quote(message) : (source() ?? JSON.stringify(message));
 }
 
 /** @throws {RelayError} too_large */

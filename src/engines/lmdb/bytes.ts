@@ -1,6 +1,4 @@
 import type { ClientId } from "../../core/client.js";
-import type { UserId } from "../../core/event.js";
-import { userKey } from "../../core/event.js";
 import type { EventId } from "../../core/id.js";
 
 // Keys are compared byte by byte, so numbers are big-endian.
@@ -48,9 +46,9 @@ export function endOf(prefix: Buffer): Buffer {
 }
 
 /** Whom an event is for, as the front of a posting's key: everyone, or one user. */
-export function addressee(userId: UserId | undefined): Buffer {
-  if (userId === undefined) return Buffer.of(0);
-  const user = Buffer.from(userKey(userId));
+export function addressee(user: string | undefined): Buffer {
+  if (user === undefined) return Buffer.of(0);
+  const name = Buffer.from(user);
   // With its length, so that no user's keys are among another's.
-  return Buffer.concat([Buffer.of(1, user.length >> 8, user.length & 0xff), user]);
+  return Buffer.concat([Buffer.of(1, name.length >> 8, name.length & 0xff), name]);
 }

@@ -35,11 +35,12 @@ export class LogReader {
     let block: Block | undefined;
     let blockId: EventId | undefined;
     for (const place of places) {
-      if (!blockId || compareIds(place.block, blockId) !== 0) block = this.block((blockId = place.block));
-      // Trimmed meanwhile, and said as a gap.
+      if (!blockId || compareIds(place.block, blockId) !== 0) block = this.passingBlock((blockId = place.block));
+      // Not there: trimmed meanwhile, and said as a gap.
       if (!block) continue;
       if (query.until && compareIds(block.idAt(place.index), query.until) > 0) break;
-      events.push(block.eventAt(place.index));
+      const event = block.eventAt(place.index);
+      if (isFor(event, query.user)) events.push(event);
     }
     return events;
   }
@@ -59,14 +60,14 @@ export class LogReader {
 
   /** The block that an id falls into: the last one that starts at or before it. */
   private blockAt(id: EventId): Block | undefined {
-    for (const { value } of this.tables.log.getRange({ start: idKey(id), reverse: true, limit: 1 })) {
-      return new Block(value);
-    }
-    return undefined;
+    const [key] = this.tables.log.getKeys({ start: idKey(id), reverse: true, limit: 1 });
+    const bytes = key && this.tables.log.get(key);
+    return bytes && new Block(bytes);
   }
 
-  private block(id: EventId): Block | undefined {
-    const bytes = this.tables.log.get(idKey(id));
+  /** A block that is good until anything else is read. */
+  private passingBlock(id: EventId): Block | undefined {
+    const bytes = this.tables.log.getBinaryFast(idKey(id));
     return bytes && new Block(bytes);
   }
 

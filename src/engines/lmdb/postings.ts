@@ -1,7 +1,7 @@
-import type { EventHead } from "../../core/event.js";
+import { type EventHead, userKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import { isPattern, matchesTopic } from "../../core/topics.js";
-import type { Block } from "./block.js";
+import { type Block, MAX_EVENTS } from "./block.js";
 import { addressee, endOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
 import type { Table } from "./tables.js";
 
@@ -11,7 +11,7 @@ import type { Table } from "./tables.js";
  *     0 | topic | 0 | block's id        for events for everyone
  *     1 | length: 2 bytes | user | topic | 0 | block's id
  *
- * and the value has a byte for each place.
+ * and the value has the places in the block, 2 bytes each.
  */
 export interface Place {
   readonly block: EventId;
@@ -23,45 +23,72 @@ function postingPrefix(to: Buffer, topic: string): Buffer {
   return Buffer.concat([to, Buffer.from(topic), Buffer.of(0)]);
 }
 
+/** Longest key: a user of 128 characters and a topic of 255, of 4 bytes each at most, and the rest. */
+const MAX_KEY = 2048;
+
+const scratch = Buffer.alloc(MAX_KEY);
+
+function postingKey(user: string | undefined, topic: string, block: EventId): Buffer {
+  let at = 1;
+  scratch[0] = user === undefined ? 0 : 1;
+  if (user !== undefined) {
+    const length = scratch.write(user, 3);
+    scratch.writeUInt16BE(length, 1);
+    at = 3 + length;
+  }
+  at += scratch.write(topic, at);
+  scratch[at] = 0;
+  return Buffer.from(scratch.subarray(0, writeId(scratch, block, at + 1)));
+}
+
+/** A user's or everyone's name for events of a topic; no topic has a NUL, so it means one of both. */
+function postingName(user: string | undefined, topic: string): string {
+  return user === undefined ? topic : `${topic}\0${user}`;
+}
+
 /** The keys of the postings that lead to an event. */
 export function postingKeys({ topic, users }: Pick<EventHead, "topic" | "users">, block: EventId): Buffer[] {
-  const suffix = Buffer.allocUnsafe(ID_BYTES + 1);
-  suffix[0] = 0;
-  writeId(suffix, block, 1);
-  const name = Buffer.from(topic);
-  if (!users) return [Buffer.concat([Buffer.of(0), name, suffix])];
-  return users.map((userId) => Buffer.concat([addressee(userId), name, suffix]));
+  return users ? users.map((userId) => postingKey(userKey(userId), topic, block)) : [postingKey(undefined, topic, block)];
 }
 
 /** The postings of one block. */
 export class BlockPostings {
-  private readonly postings = new Map<string, { keys: Buffer[]; places: number[] }>();
+  private readonly postings = new Map<string, { readonly key: Buffer; readonly places: number[] }>();
 
   constructor(private readonly block: EventId) {}
 
-  add(head: Pick<EventHead, "topic" | "users">, index: number): void {
-    const { topic, users } = head;
-    // Most events of a block have few topics and users among them. No topic has a NUL, so a name means one of both.
-    const name = !users ? topic : users.length === 1 ? `${topic}\0${users[0]}` : `${topic}\0\0${index}`;
-    const known = this.postings.get(name);
-    if (known) known.places.push(index);
-    else this.postings.set(name, { keys: postingKeys(head, this.block), places: [index] });
+  add({ topic, users }: Pick<EventHead, "topic" | "users">, index: number): void {
+    if (!users) return this.addFor(undefined, topic, index);
+    for (const userId of users) this.addFor(userKey(userId), topic, index);
   }
 
-  /** Each key once, with all of its places. */
-  *entries(): Generator<[Buffer, Buffer]> {
-    const merged = new Map<string, { key: Buffer; places: number[] }>();
-    for (const { keys, places } of this.postings.values()) {
-      for (const key of keys) {
-        const name = key.toString("latin1");
-        const known = merged.get(name);
-        if (known) known.places.push(...places);
-        else merged.set(name, { key, places: [...places] });
-      }
+  *entries(): Generator<[key: Buffer, places: Buffer]> {
+    for (const { key, places } of this.postings.values()) {
+      yield [key, places.length === 1 ? (ONE_PLACE[places[0] as number] as Buffer) : encodePlaces(places)];
     }
-    for (const { key, places } of merged.values()) yield [key, Buffer.from(places.sort((a, b) => a - b))];
+  }
+
+  private addFor(user: string | undefined, topic: string, index: number): void {
+    const name = postingName(user, topic);
+    const known = this.postings.get(name);
+    if (known) known.places.push(index);
+    else this.postings.set(name, { key: postingKey(user, topic, this.block), places: [index] });
   }
 }
+
+/** A posting's value: where in its block the events stand. */
+export function encodePlaces(places: readonly number[]): Buffer {
+  const bytes = Buffer.allocUnsafe(places.length * 2);
+  for (const [index, place] of places.entries()) bytes.writeUInt16BE(place, index * 2);
+  return bytes;
+}
+
+export function decodePlaces(bytes: Buffer): number[] {
+  return Array.from({ length: bytes.length >> 1 }, (_, index) => bytes.readUInt16BE(index * 2));
+}
+
+/** Most postings lead to one event. */
+const ONE_PLACE = Array.from({ length: MAX_EVENTS }, (_, place) => encodePlaces([place]));
 
 /** The keys of all postings that lead to a block. */
 export function keysOfBlock(block: Block): Buffer[] {
@@ -137,7 +164,7 @@ export function firstPlaces(
     for (const { key, value } of table.getRange({ start, end: endOf(prefix) })) {
       const block = readId(key, prefix.length);
       if (farthest && compareIds(block, farthest) > 0) break;
-      for (const index of value) {
+      for (const index of decodePlaces(value)) {
         const place = { block, index };
         if (isAhead(place)) continue;
         places.push(place);

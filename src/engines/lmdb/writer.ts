@@ -5,7 +5,7 @@ import { encodeBlock, MAX_BYTES, MAX_EVENTS, recordOf } from "./block.js";
 import { clientKey, idKey } from "./bytes.js";
 import type { Group } from "./group.js";
 import { type LogReader, replaceableKey } from "./log-reader.js";
-import { BlockPostings, postingKeys } from "./postings.js";
+import { BlockPostings, decodePlaces, encodePlaces, postingKeys } from "./postings.js";
 import { encode, encodeClient, encodeProgress } from "./records.js";
 import type { Changes, Tables } from "./tables.js";
 
@@ -38,10 +38,8 @@ export class Writer {
   }
 
   private writeEvents(changes: Changes, { events, replaced }: Group): void {
-    const fresh = new Set<Event>();
     let block = new BlockBuilder();
     for (const { event, matched } of events) {
-      fresh.add(event);
       const record = recordOf(event, this.audiences.keep(changes, event.id, matched));
       if (!block.hasRoomFor(record)) block = this.finish(changes, block);
       block.add(event, record, !replaced.has(event));
@@ -49,7 +47,12 @@ export class Writer {
       if (replacement !== undefined) changes.put(this.tables.replaceable, replaceableKey(replacement), idKey(event.id));
     }
     this.finish(changes, block);
-    this.unlist(changes, [...replaced].filter((event) => !fresh.has(event)));
+    if (replaced.size === 0) return;
+    const fresh = new Set(events.map(({ event }) => event));
+    this.unlist(
+      changes,
+      [...replaced].filter((event) => !fresh.has(event)),
+    );
   }
 
   private finish(changes: Changes, block: BlockBuilder): BlockBuilder {
@@ -63,17 +66,18 @@ export class Writer {
 
   /** Takes the postings from events that are kept already, so that no reader finds them. */
   private unlist(changes: Changes, events: readonly Event[]): void {
-    const changed = new Map<string, { key: Buffer; places: Buffer }>();
+    const changed = new Map<string, { readonly key: Buffer; readonly places: readonly number[] }>();
     for (const event of events) {
       const found = this.reader.find(event.id);
       if (!found) continue;
       for (const key of postingKeys(event, found.block.idAt(0))) {
-        const places = changed.get(key.toString("latin1"))?.places ?? this.tables.postings.get(key);
-        if (places) changed.set(key.toString("latin1"), { key, places: places.filter((place) => place !== found.index) as Buffer });
+        const name = key.toString("latin1");
+        const places = changed.get(name)?.places ?? decodePlaces(this.tables.postings.get(key) ?? NOTHING);
+        changed.set(name, { key, places: places.filter((place) => place !== found.index) });
       }
     }
     for (const { key, places } of changed.values()) {
-      if (places.length > 0) changes.put(this.tables.postings, key, places);
+      if (places.length > 0) changes.put(this.tables.postings, key, encodePlaces(places));
       else changes.remove(this.tables.postings, key);
     }
   }
