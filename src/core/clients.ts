@@ -189,9 +189,9 @@ export class Clients {
     for (;;) {
       const stretch = reader.stretch(reader.cursor);
       if (!stretch.until) return;
-      const { events } = await this.log.read({ after: reader.cursor, limit: 1, ...stretch });
+      const { events, through } = await this.log.read({ after: reader.cursor, limit: 1, ...stretch });
       if (events.length > 0) return;
-      reader.pass(stretch.until);
+      reader.pass(through);
     }
   }
 }

@@ -4,7 +4,7 @@ import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipts } from "./receipts.js";
+import type { Receipt, Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
 
 /** How long an idempotency key is known, in milliseconds (product section 3). */
@@ -145,7 +145,8 @@ export class Publisher {
     // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
     await this.flusher.written();
     const elsewhere = await this.ask(ids);
-    const replies = ids.map((id, index) => this.reply(id, atIndex(elsewhere, index)));
+    const receipts = this.receipts.getAll(ids);
+    const replies = ids.map((id, index) => replyOf(id, receipts[index], atIndex(elsewhere, index)));
     if (wait === undefined) return replies;
     const [others] = await Promise.all([
       this.engine.ask(this.node, { ask: "confirmed", events: ids, until }),
@@ -153,22 +154,6 @@ export class Publisher {
     ]);
     const now = others && (await this.ask(ids));
     return replies.map((reply, index) => this.withConfirmed(reply, ids[index] as EventId, atIndex(now, index)));
-  }
-
-  /** @param elsewhere what the other relays know; undefined: not all of them have answered */
-  private reply(id: EventId, elsewhere: readonly (readonly Delivery[])[] | undefined): PublishReply {
-    const receipt = this.receipts.get(id);
-    if (!elsewhere || !receipt) return { id: formatId(id) };
-    const counts = { id: formatId(id), matched: receipt.matched.length, sent: receipt.sent, waiting: 0 };
-    if (receipt.head.ttl !== 0) {
-      counts.waiting = Math.max(0, counts.matched - counts.sent - (receipt.missed?.size ?? 0));
-    }
-    for (const deliveries of elsewhere) {
-      counts.matched += deliveries.length;
-      counts.sent += count(deliveries, "sent", "confirmed");
-      counts.waiting += count(deliveries, "waiting");
-    }
-    return counts;
   }
 
   private withConfirmed(
@@ -187,12 +172,34 @@ export class Publisher {
   }
 }
 
+/**
+ * @param receipt what this relay knows; undefined: nothing
+ * @param elsewhere what the other relays know; undefined: not all of them have answered
+ */
+function replyOf(
+  id: EventId,
+  receipt: Receipt | undefined,
+  elsewhere: readonly (readonly Delivery[])[] | undefined,
+): PublishReply {
+  if (!elsewhere || !receipt) return { id: formatId(id) };
+  let { matched, sent } = { matched: receipt.matched.length, sent: receipt.sent };
+  let waiting = receipt.head.ttl === 0 ? 0 : Math.max(0, matched - sent - (receipt.missed?.size ?? 0));
+  for (const deliveries of elsewhere) {
+    matched += deliveries.length;
+    sent += count(deliveries, "sent", "confirmed");
+    waiting += count(deliveries, "waiting");
+  }
+  return { id: formatId(id), matched, sent, waiting };
+}
+
+const NONE: readonly [] = [];
+
 /** What each of the other relays said of one of the events. */
 function atIndex(
   answers: readonly (readonly (readonly Delivery[])[])[] | undefined,
   index: number,
 ): readonly (readonly Delivery[])[] | undefined {
-  return answers?.map((deliveries) => deliveries[index] ?? []);
+  return answers && (answers.length === 0 ? NONE : answers.map((deliveries) => deliveries[index] ?? []));
 }
 
 function count(deliveries: readonly Delivery[], ...states: readonly DeliveryState[]): number {

@@ -44,8 +44,19 @@ export class Receipts {
   }
 
   get(id: EventId): Receipt | undefined {
-    const receipt = this.receipts.at(this.receipts.search(({ head }) => compareIds(head.id, id) >= 0));
-    return receipt && compareIds(receipt.head.id, id) === 0 ? receipt : undefined;
+    return this.getAll([id])[0];
+  }
+
+  /** The receipts of several events, in the order of their ids. */
+  getAll(ids: readonly EventId[]): (Receipt | undefined)[] {
+    const [first] = ids;
+    if (!first) return [];
+    let index = this.receipts.search(({ head }) => compareIds(head.id, first) >= 0);
+    return ids.map((id) => {
+      let receipt = this.receipts.at(index);
+      while (receipt && compareIds(receipt.head.id, id) < 0) receipt = this.receipts.at(++index);
+      return receipt && compareIds(receipt.head.id, id) === 0 ? receipt : undefined;
+    });
   }
 
   /** Notes that the event will not reach the reader. */

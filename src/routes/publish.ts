@@ -39,7 +39,7 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
     const replies = await publishAll(items, options);
     if (form === "array") return replies;
     void reply.type("application/x-ndjson");
-    return replies.map((item) => `${JSON.stringify(item)}\n`).join("");
+    return replies.map(lineOf).join("");
   });
 
   app.get<{ Params: { id: string } }>("/events/:id", async (request, reply) => {
@@ -89,6 +89,14 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
     const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
     return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
   }
+}
+
+/** A reply as a line of JSON: what most of them are is put together by hand, as there may be thousands of them. */
+function lineOf(item: PublishReply | Problem): string {
+  if (!("id" in item) || item.matched === undefined || item.confirmed !== undefined || item.duplicate) {
+    return `${JSON.stringify(item)}\n`;
+  }
+  return `{"id":"${item.id}","matched":${item.matched},"sent":${item.sent},"waiting":${item.waiting}}\n`;
 }
 
 /** A request's events, each to be checked when it is called. */

@@ -1,19 +1,158 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
+import { rmSync } from "node:fs";
+import fc from "fast-check";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { Relay } from "../../src/core/relay.js";
+import type { Engine } from "../../src/core/engine.js";
+import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
+import { compareIds, type EventId, parseId } from "../../src/core/id.js";
+import { matchesTopic } from "../../src/core/topics.js";
+import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
+import { temporaryDirectory } from "../support/directory.js";
+import { anySteps, Model } from "../support/model.js";
+import { open, turns } from "../support/sink.js";
 import { testEngine } from "./conformance.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
+const SETTINGS = { maxBuffer: 400, pingInterval: 30_000 };
+const TINY = { count: 1, bytes: 2 ** 26 };
 
-testEngine("lmdb", {
-  make: async () => {
-    const directory = mkdtempSync(join(tmpdir(), "topic-relay-"));
-    const engine = await openLmdbEngine({ directory, retention: RETENTION });
-    const close = async (): Promise<void> => {
-      await engine.close();
-      rmSync(directory, { recursive: true });
-    };
-    return { engine, another: async () => engine, close };
-  },
+for (const [name, window] of [
+  ["lmdb", undefined],
+  ["lmdb, from disk", TINY],
+] as const) {
+  testEngine(name, {
+    make: async () => {
+      const directory = temporaryDirectory();
+      const engine = await openLmdbEngine({ directory, retention: RETENTION, ...(window && { window }) });
+      return { engine, another: async () => engine, close: () => engine.close() };
+    },
+  });
+}
+
+/** An engine, and what stands on the same directory when it was closed and opened again. */
+async function reopening(options: Partial<LmdbOptions> = {}): Promise<{ engine: Engine; reopen: () => Promise<Engine> }> {
+  const directory = options.directory ?? temporaryDirectory();
+  let engine: Engine | undefined;
+  const start = async (): Promise<Engine> => {
+    await engine?.close();
+    engine = await openLmdbEngine({ directory, retention: RETENTION, ...options });
+    return engine;
+  };
+  onTestFinished(async () => engine?.close());
+  return { engine: await start(), reopen: start };
+}
+
+describe("reads from disk", () => {
+  const topic = fc.constantFrom("a", "b", "a.x", "a.y", "a.x.z", "b.x", "ä.ü", "orders.eu.42", "orders.us.42");
+  const user = fc.constantFrom<number | string>(1, 2, "1", "bob", "bo", "böb", "a\0b", "x".repeat(128));
+  const draft: fc.Arbitrary<EventDraft> = fc.record(
+    {
+      topic,
+      message: fc.jsonValue({ maxDepth: 1, stringUnit: "grapheme" }).map((value) => JSON.stringify(value)),
+      users: fc.uniqueArray(user, { minLength: 1, maxLength: 3, selector: String }),
+      key: fc.constantFrom("k", "l"),
+    },
+    { requiredKeys: ["topic", "message"] },
+  );
+  const query = fc.record({
+    topics: fc.uniqueArray(fc.oneof(topic, fc.constantFrom(">", "*", "a.*", "a.>", "orders.*.42", "*.x")), {
+      minLength: 1,
+      maxLength: 4,
+    }),
+    user: user.map(String),
+    limit: fc.integer({ min: 1, max: 20 }),
+    after: fc.integer({ min: 0, max: 60 }),
+    until: fc.option(fc.integer({ min: 0, max: 60 }), { nil: undefined }),
+  });
+
+  test("what a look at everything would find, and nothing else", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.array(draft, { minLength: 1, maxLength: 8 }), { minLength: 1, maxLength: 8 }),
+        fc.array(query, { minLength: 1, maxLength: 10 }),
+        async (batches, queries) => {
+          const directory = temporaryDirectory();
+          const first = await openLmdbEngine({ directory, retention: RETENTION, window: TINY });
+          const events: Event[] = [];
+          for (const drafts of batches) {
+            const { ids } = await first.append(drafts);
+            events.push(...drafts.map((one, index) => ({ ...one, id: ids[index] as EventId })));
+          }
+          await first.close();
+          const engine = await openLmdbEngine({ directory, retention: RETENTION });
+          try {
+            const kept = events.filter((event, index) => !events.slice(index + 1).some((later) => replaces(later, event)));
+            for (const { topics, user: name, limit, after, until } of queries) {
+              const place = (index: number): EventId => events[Math.min(index, events.length - 1)]?.id ?? engine.origin;
+              const [from, to] = [place(after), until === undefined ? undefined : place(until)];
+              const expected = kept
+                .filter(({ id }) => compareIds(id, from) > 0 && (!to || compareIds(id, to) <= 0))
+                .filter((event) => isFor(event, name) && topics.some((pattern) => matchesTopic(pattern, event.topic)))
+                .slice(0, limit);
+              expect(await engine.read?.({ topics, user: name, limit, after: from, until: to })).toEqual(expected);
+            }
+          } finally {
+            await engine.close();
+            rmSync(directory, { recursive: true });
+          }
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+
+  test("a pattern over thousands of topics reads everything, in order", async () => {
+    const { engine, reopen } = await reopening();
+    const start = engine.head;
+    const drafts = Array.from({ length: 3000 }, (_, index) => ({ topic: `t.${index}`, message: String(index) }));
+    await engine.append(drafts);
+    await engine.append([{ topic: "other", message: "0" }, { topic: "t.1", users: [2], message: "0" }, { topic: "t.x", message: '"last"' }]);
+    const again = await reopen();
+    const read: string[] = [];
+    let after = start;
+    for (;;) {
+      const events = (await again.read?.({ topics: ["t.*"], user: "1", after, limit: 256 })) ?? [];
+      read.push(...events.map(({ message }) => message));
+      if (events.length < 256) break;
+      after = (events.at(-1) as Event).id;
+    }
+    expect(read).toEqual([...drafts.map(({ message }) => message), '"last"']);
+  });
+});
+
+function replaces(later: EventDraft, earlier: EventDraft): boolean {
+  const users = (event: EventDraft): string | undefined => event.users && JSON.stringify(event.users.map(String).sort());
+  const [a, b] = [later, earlier];
+  return a.key !== undefined && a.key === b.key && a.topic === b.topic && users(a) === users(b);
+}
+
+describe("after a restart", () => {
+  test("a client gets exactly what matches after its cursor, in order, once, whatever happens meanwhile", async () => {
+    await fc.assert(
+      fc.asyncProperty(anySteps(true), async (steps) => {
+        const directory = temporaryDirectory();
+        let engine = await openLmdbEngine({ directory, retention: RETENTION, window: TINY });
+        const home = {
+          relay: await Relay.start(engine, SETTINGS),
+          restart: async () => {
+            await home.relay.stop();
+            await engine.close();
+            engine = await openLmdbEngine({ directory, retention: RETENTION, window: TINY });
+            home.relay = await Relay.start(engine, SETTINGS);
+          },
+        };
+        try {
+          const { id, cursor } = await home.relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
+          const model = new Model(home, id, cursor);
+          for (const action of steps) await model.perform(action);
+          await model.finish();
+        } finally {
+          await home.relay.stop();
+          await engine.close();
+          rmSync(directory, { recursive: true });
+        }
+      }),
+      { numRuns: 80 },
+    );
+  });
 });

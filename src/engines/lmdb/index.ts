@@ -25,13 +25,16 @@ export interface LmdbOptions {
   readonly directory: string;
   readonly retention: Retention;
   readonly report?: Report;
+  /** Bounds of the newest events in memory. */
+  readonly window?: Pick<Retention, "count" | "bytes">;
 }
 
 /**
  * Everything on this machine's disk: what was answered survives the process and the machine.
  * @throws {RelayError} unavailable: the directory can not be used, and why
  */
-export async function openLmdbEngine({ directory, retention, report = () => undefined }: LmdbOptions): Promise<LocalEngine> {
+export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine> {
+  const { directory, retention, report = () => undefined, window: limits = WINDOW } = options;
   const root = openDirectory(directory);
   try {
     const tables = explained(directory, () => openTables(root));
@@ -39,7 +42,7 @@ export async function openLmdbEngine({ directory, retention, report = () => unde
     const clients = explained(directory, () => [...restoreClients(tables)]);
     const keys = explained(directory, () => [...tables.keys.getRange({})].map(({ value }) => decode<KnownKey>(value)));
     const { age, count, bytes } = retention;
-    const share = { age, count: Math.min(count, WINDOW.count), bytes: Math.min(bytes, WINDOW.bytes) };
+    const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
     const window = new Window(share, state.head);
     const journal = new LmdbJournal(root, tables, window, retention, state, report);
     return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
