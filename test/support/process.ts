@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
@@ -20,11 +20,14 @@ export class RelayProcess {
   stdout = "";
   stderr = "";
   readonly ended: Promise<Ended>;
+  readonly cwd = mkdtempSync(join(tmpdir(), "topic-relay-"));
 
-  constructor(args: string[], env: Record<string, string> = {}) {
-    const cwd = mkdtempSync(join(tmpdir(), "topic-relay-"));
+  /** @param through a command that runs the one that comes after it */
+  constructor(args: string[], env: Record<string, string> = {}, through: string[] = []) {
+    const { cwd } = this;
     const inherited = { PATH: process.env["PATH"] ?? "" };
-    this.child = spawn(process.execPath, [cli, ...args], { cwd, env: { ...inherited, ...env } });
+    const [command, ...rest] = [...through, process.execPath, cli, ...args] as [string, ...string[]];
+    this.child = spawn(command, rest, { cwd, env: { ...inherited, ...env } });
     this.child.stdout?.on("data", (chunk: Buffer) => (this.stdout += chunk.toString()));
     this.child.stderr?.on("data", (chunk: Buffer) => (this.stderr += chunk.toString()));
     this.ended = once(this.child, "close").then(([code, signal]) => ({
@@ -33,7 +36,11 @@ export class RelayProcess {
       stdout: this.stdout,
       stderr: this.stderr,
     }));
-    onTestFinished(() => void this.child.kill("SIGKILL"));
+    onTestFinished(async () => {
+      this.child.kill("SIGKILL");
+      await this.ended;
+      rmSync(cwd, { recursive: true, force: true });
+    });
   }
 
   /** The address of the start line. */

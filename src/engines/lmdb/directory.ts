@@ -1,6 +1,17 @@
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, renameSync, writeFileSync } from "node:fs";
-import { fstatSync } from "node:fs";
-import { join } from "node:path";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
 import { MAX_TABLES } from "./tables.js";
@@ -28,7 +39,7 @@ const DESCRIPTION_BYTES = 160;
  */
 export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
   return explained(path, () => {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    makeDirectory(resolve(path));
     checkVersion(path);
     checkData(path);
     const root = open<Buffer, Buffer>(path, {
@@ -57,14 +68,39 @@ export function explained<T>(path: string, action: () => T): T {
   }
 }
 
+/** With those above it. Not by the option for that, which does not come back where nothing can be made, as in /proc. */
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    if (code !== "ENOENT" || existsSync(dirname(path))) throw error;
+    makeDirectory(dirname(path));
+    mkdirSync(path, { mode: 0o700 });
+  }
+}
+
 const REASONS: Record<string, string> = {
   EACCES: "it can not be written: permission denied",
   EPERM: "it can not be written: not permitted",
   EROFS: "it can not be written: the file system is read-only",
   ENOSPC: "it can not be written: the disk is full",
   ENOTDIR: "it is not a directory",
-  EEXIST: "it is not a directory",
+  ENOENT: "it can not be made there",
 };
+
+/** Blocks of the file system that are too few to go on with. */
+const FEW_BLOCKS = 64;
+
+/** Whether the disk under the directory is full, as far as can be seen. */
+export function isFull(path: string): boolean {
+  try {
+    return statfsSync(path).bavail < FEW_BLOCKS;
+  } catch {
+    return false;
+  }
+}
 
 function unusable(path: string, why: string, cause?: unknown): RelayError {
   return new RelayError("unavailable", `the data directory ${path} can not be used: ${why}`, { cause });

@@ -6,7 +6,7 @@ import { type Retention, Window } from "../../core/window.js";
 import type { KnownKey } from "../journal.js";
 import { LocalEngine } from "../local.js";
 import { clientOf } from "./bytes.js";
-import { explained, openDirectory } from "./directory.js";
+import { explained, isFull, openDirectory } from "./directory.js";
 import { LmdbJournal, type Report } from "./journal.js";
 import { decode, decodeClient, encode, type LogState } from "./records.js";
 import { Changes, META, openTables, type Tables } from "./tables.js";
@@ -44,7 +44,9 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
     const { age, count, bytes } = retention;
     const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
     const window = new Window(share, state.head);
-    const journal = new LmdbJournal(root, tables, window, retention, state, report);
+    const journal = new LmdbJournal(root, tables, window, retention, state, (level, message, error) => {
+      report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
+    });
     return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
   } catch (error) {
     await root.close();

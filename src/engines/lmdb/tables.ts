@@ -63,17 +63,24 @@ export class Changes {
     this.add(table, key, undefined);
   }
 
-  /** @returns a promise that resolves when all of it is on disk, and rejects when none of it is */
+  /** Resolves when all of it is on disk. @throws when none of it is */
   async commit(root: RootDatabase<Buffer, Buffer>): Promise<void> {
     const { tables, keys, values } = this;
-    await root.batch(() => {
-      for (const [index, table] of tables.entries()) {
-        const key = keys[index] as Buffer;
-        const value = values[index];
-        if (value) void table.put(key, value);
-        else void table.remove(key);
-      }
-    });
+    try {
+      await root.batch(() => {
+        for (const [index, table] of tables.entries()) {
+          const key = keys[index] as Buffer;
+          const value = values[index];
+          if (value) void table.put(key, value);
+          else void table.remove(key);
+        }
+      });
+    } catch (error) {
+      // LMDB says why in a promise of its own, which has to be taken.
+      const { commitError } = error as { commitError?: Promise<unknown> };
+      await commitError;
+      throw error;
+    }
   }
 
   private add(table: Table, key: Buffer, value: Buffer | undefined): void {

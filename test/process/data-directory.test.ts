@@ -1,0 +1,156 @@
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { temporaryDirectory } from "../support/directory.js";
+import { RelayProcess } from "../support/process.js";
+
+const LISTEN = ["--listen", "127.0.0.1:0"];
+
+function relayOn(directory: string, ...more: string[]): RelayProcess {
+  return new RelayProcess([...LISTEN, "--data-dir", directory, ...more]);
+}
+
+async function publish(address: string, message: string): Promise<{ status: number; retryAfter: string | null; body: { code?: string; id?: string } }> {
+  const response = await fetch(`${address}/publish`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ topic: "cats", message }),
+  });
+  const body = (await response.json()) as { code?: string; id?: string };
+  return { status: response.status, retryAfter: response.headers.get("retry-after"), body };
+}
+
+/** A data directory that was in use. */
+async function usedDirectory(): Promise<string> {
+  const directory = temporaryDirectory();
+  const relay = relayOn(directory);
+  await publish(await relay.address(), "kept");
+  relay.child.kill("SIGTERM");
+  expect((await relay.ended).code).toBe(0);
+  return directory;
+}
+
+test("it is ./relay-data where nothing else is said, only for its owner, and the start line says so", async () => {
+  const relay = new RelayProcess(LISTEN);
+  await relay.address();
+  expect(relay.stdout).toContain("(engine: lmdb in ./relay-data)");
+  const path = join(relay.cwd, "relay-data");
+  expect(readdirSync(path).sort()).toEqual(["VERSION", "data.mdb", "lock.mdb"]);
+  expect(statSync(path).mode & 0o077).toBe(0);
+  expect(readFileSync(join(path, "VERSION"), "utf8")).toBe("topic-relay 1\n");
+});
+
+describe("the start ends with a clear message, and nothing is touched", () => {
+  const refused = async (directory: string, message: RegExp): Promise<void> => {
+    const { code, stdout, stderr } = await relayOn(directory).ended;
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toMatch(message);
+    expect(stderr).not.toMatch(/ {4}at /);
+  };
+
+  test("when another process uses it", async () => {
+    const directory = temporaryDirectory();
+    const first = relayOn(directory);
+    const address = await first.address();
+    await refused(directory, new RegExp(`another process uses it: ${first.child.pid}`));
+    expect((await publish(address, "still here")).status).toBe(200);
+    first.child.kill("SIGKILL");
+    await first.ended;
+    expect((await publish(await relayOn(directory).address(), "after it")).status).toBe(200);
+  });
+
+  test("when it is of a newer version", async () => {
+    const directory = await usedDirectory();
+    const before = readFileSync(join(directory, "data.mdb"));
+    writeFileSync(join(directory, "VERSION"), "topic-relay 2\n");
+    await refused(directory, /is of version 2, from a newer topic-relay: this one knows version 1/);
+    expect(readFileSync(join(directory, "data.mdb")).equals(before)).toBe(true);
+  });
+
+  test.each(["", "postgres 9\n", "topic-relay 0\n"])("when its file VERSION says %j", async (version) => {
+    const directory = await usedDirectory();
+    writeFileSync(join(directory, "VERSION"), version);
+    await refused(directory, /VERSION does not say|is of version 0, which this topic-relay does not know/);
+  });
+
+  test("when it has files of something else", async () => {
+    const directory = temporaryDirectory();
+    writeFileSync(join(directory, "thesis.txt"), "");
+    await refused(directory, /it has other files, such as thesis\.txt/);
+    expect(readdirSync(directory)).toEqual(["thesis.txt"]);
+  });
+
+  test("when it is a file, or below one", async () => {
+    const file = join(temporaryDirectory(), "file");
+    writeFileSync(file, "");
+    await refused(file, /is not a directory/);
+    await refused(join(file, "below"), /is not a directory/);
+  });
+
+  test("when nothing may be written there", async () => {
+    // Not even by root.
+    for (const path of ["/proc/relay-data", "/sys/relay-data"]) await refused(path, /it can not be (?:made|written)/);
+  });
+
+  test.each([
+    ["is noise", (file: string) => writeFileSync(file, Buffer.alloc(100_000, 7))],
+    ["is shorter than a page", (file: string) => truncateSync(file, 100)],
+    ["is cut", (file: string) => truncateSync(file, statSync(file).size - 4096)],
+    ["has noise at its start", (file: string) => overwrite(file, 0, Buffer.alloc(4096, 255))],
+    ["is a text", (file: string) => writeFileSync(file, "hello\n")],
+  ])("when its data %s", async (_, damage) => {
+    const directory = await usedDirectory();
+    const file = join(directory, "data.mdb");
+    damage(file);
+    const after = readFileSync(file);
+    await refused(directory, /data\.mdb is damaged/);
+    expect(readFileSync(file).equals(after)).toBe(true);
+  });
+});
+
+function overwrite(file: string, at: number, bytes: Buffer): void {
+  const content = readFileSync(file);
+  bytes.copy(content, at);
+  writeFileSync(file, content);
+}
+
+test("a start that was cut short before there was data is taken up", async () => {
+  const directory = temporaryDirectory();
+  writeFileSync(join(directory, "VERSION.new"), "topic");
+  await relayOn(directory).address();
+  const other = join(temporaryDirectory(), "other");
+  mkdirSync(other);
+  copyFileSync(join(directory, "VERSION"), join(other, "VERSION"));
+  writeFileSync(join(other, "data.mdb"), "");
+  expect((await publish(await relayOn(other).address(), "works")).status).toBe(200);
+});
+
+test("a disk that is full is said, loses nothing, and is used again when there is room", async () => {
+  const directory = temporaryDirectory();
+  // No file larger than a megabyte: what is too much is refused by the system, as on a full disk.
+  const relay = new RelayProcess([...LISTEN, "--data-dir", directory], {}, ["sh", "-c", `trap "" XFSZ; ulimit -S -f 2048; exec "$0" "$@"`]);
+  const address = await relay.address();
+  const message = "x".repeat(20_000);
+  const acknowledged: string[] = [];
+  let answer = await publish(address, message);
+  while (answer.status === 200) {
+    acknowledged.push(answer.body.id ?? "");
+    answer = await publish(address, message);
+  }
+  expect(answer).toMatchObject({ status: 503, retryAfter: "1", body: { code: "unavailable" } });
+  expect((await publish(address, "small")).status).toBe(503);
+  expect((await fetch(`${address}/health`)).status).toBe(200);
+  expect(acknowledged.length).toBeGreaterThan(10);
+
+  execFileSync("prlimit", ["--pid", String(relay.child.pid), "--fsize=unlimited:unlimited"]);
+  do answer = await publish(address, "again");
+  while (answer.status === 503);
+  expect(answer.status).toBe(200);
+  acknowledged.push(answer.body.id ?? "");
+  relay.child.kill("SIGKILL");
+  await relay.ended;
+
+  const after = await relayOn(directory).address();
+  for (const id of acknowledged) expect((await fetch(`${after}/events/${id}`)).status).toBe(200);
+});
