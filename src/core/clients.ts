@@ -99,6 +99,9 @@ export class Clients {
   /** Removes a client and ends its connection. @returns whether there was one */
   async remove(id: ClientId): Promise<boolean> {
     let was = false;
+    const reader = this.registry.get(id);
+    // Receipts go on to tell what it had confirmed. When this fails, so does the rest.
+    if (reader) this.engine.clients.moveCursors(new Map([[id, reader.confirmed]])).catch(() => undefined);
     await this.update(id, () => {
       was = true;
       return undefined;
@@ -163,7 +166,9 @@ export class Clients {
     // The clock on the wall may have been set back.
     if (expiresAt > Date.now()) return this.registry.schedule({ id, expiresAt });
     try {
-      await this.engine.clients.update(id, (record) => (record && isForgotten(record, Date.now()) ? undefined : record));
+      await this.engine.clients.update(id, (record) =>
+        record && isForgotten(record, Date.now()) ? undefined : record,
+      );
     } catch {
       this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
     }

@@ -100,7 +100,10 @@ export class Receipts {
    * @param held the reader of a client that this relay holds
    * @returns undefined when it is not known
    */
-  keptDeliveries({ head, matched, missed }: KeptReceipt, held: (id: ClientId) => Reader | undefined): Delivery[] | undefined {
+  keptDeliveries(
+    { head, matched, missed }: KeptReceipt,
+    held: (id: ClientId) => Reader | undefined,
+  ): Delivery[] | undefined {
     if (!missed) return undefined;
     return matched.map((client) => {
       return deliveryOf(client, missed.has(client.id) ? "expired" : this.stateOf(head, held(client.id) ?? client));

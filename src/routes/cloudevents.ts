@@ -28,11 +28,7 @@ const cloudEvent = z
  * An event from a structured CloudEvent (JSON event format).
  * @param source finds its data as it was written, in compact JSON
  */
-export function draftOfCloudEvent(
-  value: unknown,
-  source: () => string | undefined,
-  maxMessage: number,
-): EventDraft {
+export function draftOfCloudEvent(value: unknown, source: () => string | undefined, maxMessage: number): EventDraft {
   if (typeof value === "object" && value !== null && "data_base64" in value) {
     throw new InvalidInput([{ path: "data_base64", message: "is not supported: send text or JSON in data" }]);
   }

@@ -30,7 +30,9 @@ for (const [name, window] of [
 }
 
 /** An engine, and what stands on the same directory when it was closed and opened again. */
-async function reopening(options: Partial<LmdbOptions> = {}): Promise<{ engine: Engine; reopen: () => Promise<Engine> }> {
+async function reopening(
+  options: Partial<LmdbOptions> = {},
+): Promise<{ engine: Engine; reopen: () => Promise<Engine> }> {
   const directory = options.directory ?? temporaryDirectory();
   let engine: Engine | undefined;
   const start = async (): Promise<Engine> => {
@@ -81,7 +83,9 @@ describe("reads from disk", () => {
           await first.close();
           const engine = await openLmdbEngine({ directory, retention: RETENTION });
           try {
-            const kept = events.filter((event, index) => !events.slice(index + 1).some((later) => replaces(later, event)));
+            const kept = events.filter(
+              (event, index) => !events.slice(index + 1).some((later) => replaces(later, event)),
+            );
             for (const { topics, user: name, limit, after, until } of queries) {
               const place = (index: number): EventId => events[Math.min(index, events.length - 1)]?.id ?? engine.origin;
               const [from, to] = [place(after), until === undefined ? undefined : place(until)];
@@ -106,7 +110,11 @@ describe("reads from disk", () => {
     const start = engine.head;
     const drafts = Array.from({ length: 3000 }, (_, index) => ({ topic: `t.${index}`, message: String(index) }));
     await engine.append(drafts);
-    await engine.append([{ topic: "other", message: "0" }, { topic: "t.1", users: [2], message: "0" }, { topic: "t.x", message: '"last"' }]);
+    await engine.append([
+      { topic: "other", message: "0" },
+      { topic: "t.1", users: [2], message: "0" },
+      { topic: "t.x", message: '"last"' },
+    ]);
     const again = await reopen();
     const read: string[] = [];
     let after = start;
@@ -121,7 +129,8 @@ describe("reads from disk", () => {
 });
 
 function replaces(later: EventDraft, earlier: EventDraft): boolean {
-  const users = (event: EventDraft): string | undefined => event.users && JSON.stringify(event.users.map(String).sort());
+  const users = (event: EventDraft): string | undefined =>
+    event.users && JSON.stringify(event.users.map(String).sort());
   const [a, b] = [later, earlier];
   return a.key !== undefined && a.key === b.key && a.topic === b.topic && users(a) === users(b);
 }

@@ -11,7 +11,10 @@ function relayOn(directory: string, ...more: string[]): RelayProcess {
   return new RelayProcess([...LISTEN, "--data-dir", directory, ...more]);
 }
 
-async function publish(address: string, message: string): Promise<{ status: number; retryAfter: string | null; body: { code?: string; id?: string } }> {
+async function publish(
+  address: string,
+  message: string,
+): Promise<{ status: number; retryAfter: string | null; body: { code?: string; id?: string } }> {
   const response = await fetch(`${address}/publish`, {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -129,7 +132,11 @@ test("a start that was cut short before there was data is taken up", async () =>
 test("a disk that is full is said, loses nothing, and is used again when there is room", async () => {
   const directory = temporaryDirectory();
   // No file larger than a megabyte: what is too much is refused by the system, as on a full disk.
-  const relay = new RelayProcess([...LISTEN, "--data-dir", directory], {}, ["sh", "-c", `trap "" XFSZ; ulimit -S -f 2048; exec "$0" "$@"`]);
+  const relay = new RelayProcess([...LISTEN, "--data-dir", directory], {}, [
+    "sh",
+    "-c",
+    `trap "" XFSZ; ulimit -S -f 2048; exec "$0" "$@"`,
+  ]);
   const address = await relay.address();
   const message = "x".repeat(20_000);
   const acknowledged: string[] = [];

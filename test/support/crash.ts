@@ -62,7 +62,9 @@ export async function crash({ directory, crashes, clients }: CrashOptions): Prom
     await Promise.race([
       Promise.all(readers.map((reader) => reader.reached(last))),
       pause(30_000).then(() => {
-        const behind = readers.filter(({ highest }) => highest < last).map(({ kind, highest }) => `${kind} at ${highest}`);
+        const behind = readers
+          .filter(({ highest }) => highest < last)
+          .map(({ kind, highest }) => `${kind} at ${highest}`);
         throw new Error(`after ${last} events: ${behind.join(", ")}`);
       }),
     ]);
@@ -244,7 +246,8 @@ class Reader {
     const safe = performance.now() - CONFIRMED_WITHIN;
     for (const { number, at } of this.answered) if (at < safe) this.confirmed = Math.max(this.confirmed, number);
     // Streams say themselves where to go on. What was not acknowledged was not safe yet, and may have been published again.
-    if (this.kind === "sse" || this.kind === "ndjson") this.confirmed = Math.min(this.highest, this.publisher.acknowledged);
+    if (this.kind === "sse" || this.kind === "ndjson")
+      this.confirmed = Math.min(this.highest, this.publisher.acknowledged);
   }
 
   private async socket(): Promise<void> {
@@ -296,11 +299,13 @@ class Reader {
     if (this.kind === "ndjson") this.lastEventId = frame.id ?? "";
     this.deliveries++;
     // A connection begins at the cursor, which is behind what came at most; from there on each number is the next.
-    if (this.inThis > 0 && number !== this.inThis + 1) this.faults.push(`${this.kind} got ${number} after ${this.inThis}`);
+    if (this.inThis > 0 && number !== this.inThis + 1)
+      this.faults.push(`${this.kind} got ${number} after ${this.inThis}`);
     if (number > this.highest + 1) this.faults.push(`${this.kind} got ${number} and never ${this.highest + 1}`);
     this.inThis = number;
     if (number <= this.highest) this.duplicates++;
-    if (number <= this.confirmed) this.faults.push(`${this.kind} got ${number} again, and had confirmed ${this.confirmed}`);
+    if (number <= this.confirmed)
+      this.faults.push(`${this.kind} got ${number} again, and had confirmed ${this.confirmed}`);
     this.highest = Math.max(this.highest, number);
     if (this.waiting && this.highest >= this.waiting.number) this.waiting.resolve();
   }

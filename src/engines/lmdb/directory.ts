@@ -112,7 +112,8 @@ function checkVersion(path: string): void {
   if (!names.includes(VERSION_FILE)) {
     // A start that was cut short may have left the file that becomes this one.
     const others = names.filter((name) => name !== `${VERSION_FILE}.new`);
-    if (others.length > 0) throw unusable(path, `it has other files, such as ${others[0]}, and no file ${VERSION_FILE}`);
+    if (others.length > 0)
+      throw unusable(path, `it has other files, such as ${others[0]}, and no file ${VERSION_FILE}`);
     writeFileSync(`${file}.new`, `topic-relay ${VERSION}\n`);
     renameSync(`${file}.new`, file);
     return;
@@ -123,7 +124,8 @@ function checkVersion(path: string): void {
   if (Number(version) > VERSION) {
     throw unusable(path, `it is of version ${version}, from a newer topic-relay: this one knows version ${VERSION}`);
   }
-  if (Number(version) !== VERSION) throw unusable(path, `it is of version ${version}, which this topic-relay does not know`);
+  if (Number(version) !== VERSION)
+    throw unusable(path, `it is of version ${version}, which this topic-relay does not know`);
 }
 
 /** LMDB trusts its file: one that is not whole would end the process where it is first missed. */

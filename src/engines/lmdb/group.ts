@@ -24,6 +24,8 @@ export class Group {
   readonly endedKeys = new Set<KnownKey>();
   /** Without a client: those whom the event passed by are too many to be noted. */
   readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
+  /** Characters of messages. */
+  size = 0;
   /** The last id in here. */
   head: EventId | undefined;
   readonly saved: Promise<void>;
@@ -43,6 +45,12 @@ export class Group {
     const { events, missed, replaced, clients, gone, moved, keys, endedKeys } = this;
     const sets = [replaced, clients, gone, moved, keys, endedKeys];
     return events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
+  }
+
+  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
+    this.events.push({ event, matched });
+    this.size += event.message.length;
+    if (replaces) this.replaced.add(replaces);
   }
 
   /** Takes over all that a later group has. */

@@ -20,11 +20,15 @@ import { Writer } from "./writer.js";
 /** Milliseconds until a commit that failed is tried again. */
 const RETRY_AFTER = 1000;
 
-/** Milliseconds between looks at age and size of the log while commits go on. */
+/** Age and size of the log are looked at after so many milliseconds, and when so much of its limit was written. */
 const TRIM_EVERY = 100;
+const TRIM_PART = 1 / 64;
 
 /** Events, or rows of other kinds, that are dropped with one commit besides as many as it brings: a few milliseconds. */
 const TRIM_BUDGET = 1000;
+
+/** Characters of messages with which a group is closed: what one transaction writes is to be a small part of the log. */
+const GROUP_SIZE = 2 * 1024 * 1024;
 
 /** How many clients that an event passed by are noted for it. */
 const MAX_MISSED = 1000;
@@ -37,7 +41,8 @@ export type Report = (level: "error" | "info", message: string, error?: unknown)
  * had stays ordered and is tried again until it is safe; until then nothing new is taken.
  */
 export class LmdbJournal implements Journal {
-  private pending = new Group();
+  /** What waits to be written, in order. The last is still open, and never left out. */
+  private readonly waiting: [Group, ...Group[]] = [new Group()];
   private underWay: Group | undefined;
   private running: Promise<void> | undefined;
   private failed = false;
@@ -50,6 +55,8 @@ export class LmdbJournal implements Journal {
   private readonly trimmer: Trimmer;
   private readonly writer: Writer;
   private trimmedAt = 0;
+  /** Bytes since then. */
+  private written = 0;
   private trimDue = false;
   /** How many clients an event passed by. */
   private readonly misses = new WeakMap<EventId, number>();
@@ -81,8 +88,7 @@ export class LmdbJournal implements Journal {
   }
 
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
-    this.pending.events.push({ event, matched });
-    if (replaces) this.pending.replaced.add(replaces);
+    this.pending.addEvent(event, matched, replaces);
     this.note(event.id);
   }
 
@@ -131,7 +137,10 @@ export class LmdbJournal implements Journal {
 
   async saved(): Promise<void> {
     if (this.failed) throw unavailable();
-    await (this.pending.isEmpty ? this.underWay?.saved : this.pending.saved);
+    const { pending, underWay } = this;
+    // What one request brings is never divided: so here is where a group that is large enough can end.
+    if (pending.size > GROUP_SIZE) this.waiting.push(new Group());
+    await (pending.isEmpty ? (this.waiting.at(-2) ?? underWay)?.saved : pending.saved);
   }
 
   read(query: Query): Promise<Event[]> {
@@ -162,6 +171,17 @@ export class LmdbJournal implements Journal {
     await this.root.close();
   }
 
+  /** The group that is still open. */
+  private get pending(): Group {
+    return this.waiting.at(-1) as Group;
+  }
+
+  /** Takes the first group, to write it. */
+  private next(): Group {
+    if (this.waiting.length === 1) this.waiting.push(new Group());
+    return this.waiting.shift() as Group;
+  }
+
   private note(id: EventId): void {
     this.pending.head = id;
     this.wake();
@@ -174,9 +194,8 @@ export class LmdbJournal implements Journal {
   private async run(): Promise<void> {
     // What else comes in this turn goes along.
     await new Promise(setImmediate);
-    while (!this.pending.isEmpty || this.trimDue) {
-      const group = this.pending;
-      this.pending = new Group();
+    while (this.waiting.length > 1 || !this.pending.isEmpty || this.trimDue) {
+      const group = this.next();
       this.underWay = group;
       try {
         await this.commit(group);
@@ -206,13 +225,17 @@ export class LmdbJournal implements Journal {
 
   private drop(changes: Changes, events: number): void {
     const now = Date.now();
-    const due = this.trimDue || this.trimmer.count > this.retention.count || now - this.trimmedAt >= TRIM_EVERY;
-    if (!due) return;
+    const { count, bytes, age } = this.retention;
+    this.written += changes.bytes;
+    const { trimmer, trimmedAt, written } = this;
+    const looks = now - trimmedAt >= TRIM_EVERY || written > bytes * TRIM_PART;
+    if (!this.trimDue && !looks && trimmer.count <= count) return;
     this.trimmedAt = now;
+    this.written = 0;
     const budget = TRIM_BUDGET + events * 2;
-    this.trimDue = this.trimmer.trim(changes, now, budget);
+    this.trimDue = trimmer.trim(changes, now, budget);
     this.window.dropThrough(this.floor);
-    const oldest = { ms: Math.max(0, now - this.retention.age), seq: 0 };
+    const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);
   }
 
@@ -227,12 +250,13 @@ export class LmdbJournal implements Journal {
     if (!this.failed) this.report("error", "the data directory can not be written: trying again until it can", error);
     this.failed = true;
     this.trimmer.count -= group.events.length;
-    const later = this.pending;
-    this.pending = new Group();
-    this.pending.add(group);
-    this.pending.add(later);
     this.audiences.forget();
-    for (const { reject } of [group, later]) reject(unavailable());
+    const all = new Group();
+    for (const each of [group, ...this.waiting]) {
+      all.add(each);
+      each.reject(unavailable());
+    }
+    this.waiting.splice(0, Infinity, all);
   }
 
   private missed(event: EventId): ReadonlySet<ClientId> | undefined {

@@ -48,7 +48,9 @@ function postingName(user: string | undefined, topic: string): string {
 
 /** The keys of the postings that lead to an event. */
 export function postingKeys({ topic, users }: Pick<EventHead, "topic" | "users">, block: EventId): Buffer[] {
-  return users ? users.map((userId) => postingKey(userKey(userId), topic, block)) : [postingKey(undefined, topic, block)];
+  return users
+    ? users.map((userId) => postingKey(userKey(userId), topic, block))
+    : [postingKey(undefined, topic, block)];
 }
 
 /** The postings of one block. */

@@ -28,7 +28,8 @@ export const MAX_TABLES = 32;
 const LOG_TABLES = ["log", "postings", "replaceable", "audiences", "missed"] as const;
 
 export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
-  const open = (name: string): Table => root.openDB<Buffer, Buffer>(name, { encoding: "binary", keyEncoding: "binary" });
+  const open = (name: string): Table =>
+    root.openDB<Buffer, Buffer>(name, { encoding: "binary", keyEncoding: "binary" });
   return Object.fromEntries(NAMES.map((name) => [name, open(name)])) as Tables;
 }
 
@@ -54,8 +55,11 @@ export class Changes {
   private readonly tables: Table[] = [];
   private readonly keys: Buffer[] = [];
   private readonly values: (Buffer | undefined)[] = [];
+  /** Of keys and values that are put. */
+  bytes = 0;
 
   put(table: Table, key: Buffer, value: Buffer): void {
+    this.bytes += key.length + value.length;
     this.add(table, key, value);
   }
 

@@ -13,7 +13,10 @@ export class Tombstones {
   private readonly oldest = new Deque<{ readonly id: ClientId; readonly at: EventId }>();
 
   constructor(private readonly table: Table) {
-    const found = [...table.getRange({})].map(({ key, value }) => ({ id: clientOf(key), at: decode<Tombstone>(value).at }));
+    const found = [...table.getRange({})].map(({ key, value }) => ({
+      id: clientOf(key),
+      at: decode<Tombstone>(value).at,
+    }));
     for (const tombstone of found.sort((a, b) => compareIds(a.at, b.at))) this.oldest.push(tombstone);
   }
 

@@ -9,16 +9,24 @@ import { keysOfBlock } from "./postings.js";
 import { type Changes, logBytes, type Table, type Tables } from "./tables.js";
 
 /**
- * The part of `retention.bytes` that the log may fill. The rest is for pages that LMDB has freed and can not use again
- * until the transactions after that: so the file stays within the setting.
+ * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
  */
-const FILL = 0.75;
+const FILL = 0.8;
+
+/** LMDB can not use pages again that it freed in the last transactions: the room that these need, in transactions. */
+const TRANSACTIONS = 3;
+
+/** The part of `retention.bytes` that is filled in any case, however large the transactions are. */
+const LEAST_FILL = 0.25;
 
 /** What a block and a posting take besides their bytes, roughly. */
 const OVERHEAD = 64;
 
 /** Drops the old end of the log, so much at a time as the caller allows. */
 export class Trimmer {
+  /** Bytes that a transaction writes: the largest of late. */
+  private transaction = 0;
+
   constructor(
     private readonly tables: Tables,
     private readonly retention: Retention,
@@ -38,10 +46,12 @@ export class Trimmer {
 
   /**
    * Moves the floor over what the retention does not allow, and adds to `changes` what removes that from the tables.
+   * @param changes what is written with it
    * @param budget how many events, about
    * @returns whether there is more to drop
    */
   trim(changes: Changes, now: number, budget: number): boolean {
+    this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
     for (const { key, value } of this.tables.log.getRange({})) {
@@ -67,7 +77,9 @@ export class Trimmer {
 
   /** Bytes over the limit. */
   private excess(): number {
-    return logBytes(this.tables) - this.retention.bytes * FILL;
+    const { bytes } = this.retention;
+    const limit = Math.max(bytes * FILL - this.transaction * TRANSACTIONS, bytes * LEAST_FILL);
+    return logBytes(this.tables) - limit;
   }
 
   /** The first event after the floor. */

@@ -1,0 +1,306 @@
+import { statSync } from "node:fs";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
+import type { Engine } from "../../src/core/engine.js";
+import { compareIds, formatId, parseId, type EventId } from "../../src/core/id.js";
+import { Log } from "../../src/core/log.js";
+import { Relay } from "../../src/core/relay.js";
+import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
+import { temporaryDirectory } from "../support/directory.js";
+import { open, turns } from "../support/sink.js";
+
+const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
+const SETTINGS = { maxBuffer: 1_000_000, pingInterval: 30_000 };
+
+interface Stage {
+  engine: Engine;
+  relay: Relay;
+  restart(): Promise<void>;
+}
+
+/** A relay on a directory of its own, which can be started anew. */
+async function stage(options: Partial<LmdbOptions> = {}): Promise<Stage> {
+  const directory = temporaryDirectory();
+  const start = async (): Promise<void> => {
+    on.engine = await openLmdbEngine({ directory, retention: RETENTION, ...options });
+    on.relay = await Relay.start(on.engine, SETTINGS);
+  };
+  const stop = async (): Promise<void> => {
+    await on.relay.stop();
+    await on.engine.close();
+  };
+  const on = { restart: () => stop().then(start) } as Stage;
+  await start();
+  onTestFinished(stop);
+  return on;
+}
+
+const registration = { userId: 1, topics: ["a", "b.*"], ttl: 300 };
+
+function idOf(text: string | undefined): EventId {
+  return parseId(text ?? "") as EventId;
+}
+
+/** Everything that is left in the log for a user. */
+async function messages(engine: Engine, topics = [">"], user = "1"): Promise<unknown[]> {
+  const found: unknown[] = [];
+  const log = new Log(engine);
+  for (let after = engine.floor; compareIds(after, engine.head) < 0;) {
+    const { events, through } = await log.read({ after, topics, user, limit: 1000 });
+    found.push(...events.map(({ message }) => JSON.parse(message) as unknown));
+    after = through;
+  }
+  return found;
+}
+
+describe("a restart keeps", () => {
+  test("the order of ids, also when the clock was set back", async () => {
+    const on = await stage();
+    const [first] = await on.relay.publisher.publish([{ topic: "a", message: "1" }]);
+    const { origin } = on.engine;
+    vi.useFakeTimers({ now: Date.now() - 86_400_000, toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    await on.restart();
+    const [second] = await on.relay.publisher.publish([{ topic: "a", message: "2" }]);
+    await on.relay.clients.register(registration);
+    await on.restart();
+    const [third] = await on.relay.publisher.publish([{ topic: "a", message: "3" }]);
+    const ids = [first, second, third].map((reply) => idOf(reply?.id));
+    expect(compareIds(ids[0] as EventId, ids[1] as EventId)).toBeLessThan(0);
+    expect(compareIds(ids[1] as EventId, ids[2] as EventId)).toBeLessThan(0);
+    expect(on.engine.origin).toEqual(origin);
+    expect(await messages(on.engine)).toEqual([1, 2, 3]);
+  });
+
+  test("clients as they stood: topics, rooms, what is owed to them, and how long they live", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register(registration);
+    await on.relay.publisher.publish([{ topic: "b.1", message: "1" }]);
+    await on.relay.clients.changeTopics(id, { set: ["c"], join: "room" });
+    const before = await on.relay.clients.get(id);
+    await on.restart();
+    expect(await on.relay.clients.get(id)).toEqual({ ...before, node: expect.anything() as unknown });
+    await on.relay.publisher.publish([
+      { topic: "b.1", message: "2" },
+      { topic: "c", message: "3" },
+    ]);
+    const { sink } = await open(on.relay, id);
+    await turns(20);
+    expect(sink.events.map(({ message }) => message)).toEqual([1, 3]);
+    expect(await on.relay.clients.remove(id)).toBe(true);
+    await on.restart();
+    await expect(on.relay.clients.get(id)).rejects.toMatchObject({ code: "not_found" });
+  });
+
+  test("clients that were connected: their clock starts then; but not those whose life was their connection", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register({ ...registration, ttl: 10 });
+    const lobby = await on.relay.clients.registerAnonymous(0);
+    await open(on.relay, id);
+    await open(on.relay, lobby.id);
+    await on.restart();
+    const { expiresAt } = await on.relay.clients.get(id);
+    expect((expiresAt ?? 0) - Date.now()).toBeGreaterThan(9000);
+    await expect(on.relay.clients.get(lobby.id)).rejects.toMatchObject({ code: "not_found" });
+  });
+
+  test("cursors: what was confirmed does not come again, what was not does", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register(registration);
+    const { sink, connection } = await open(on.relay, id);
+    await on.relay.publisher.publish([{ topic: "a", message: "1" }]);
+    await turns();
+    connection.ponged(sink.pings.at(-1) ?? "");
+    await on.relay.publisher.publish([{ topic: "a", message: "2" }]);
+    await on.restart();
+    const again = await open(on.relay, id);
+    await turns(20);
+    expect(again.sink.events.map(({ message }) => message)).toEqual([2]);
+  });
+
+  test("an idempotency key, with the first reply", async () => {
+    const on = await stage();
+    await on.relay.clients.register(registration);
+    const once = { key: "k", fingerprint: "f" };
+    const first = await on.relay.publisher.publish([{ topic: "a", message: "1" }], { once });
+    await on.restart();
+    const second = await on.relay.publisher.publish([{ topic: "a", message: "1" }], { once });
+    expect(second).toEqual([{ ...first[0], duplicate: true }]);
+    expect(await messages(on.engine)).toEqual([1]);
+    const other = on.relay.publisher.publish([{ topic: "a", message: "2" }], { once: { key: "k", fingerprint: "g" } });
+    await expect(other).rejects.toMatchObject({ code: "idempotency_key_reused" });
+  });
+
+  test("that an event was replaced", async () => {
+    const on = await stage();
+    await on.relay.publisher.publish([
+      { topic: "a", key: "k", message: "1" },
+      { topic: "a", message: "2" },
+    ]);
+    await on.restart();
+    await on.relay.publisher.publish([{ topic: "a", key: "k", message: "3" }]);
+    expect(await messages(on.engine, ["a"])).toEqual([2, 3]);
+    await on.restart();
+    expect(await messages(on.engine, ["a"])).toEqual([2, 3]);
+  });
+
+  test("events for everyone and for users apart", async () => {
+    const on = await stage();
+    await on.relay.publisher.publish([
+      { topic: "a", message: "1" },
+      { topic: "a", users: [1, "bob"], message: "2" },
+      { topic: "a", users: ["bo"], message: "3" },
+    ]);
+    await on.restart();
+    expect(await messages(on.engine, ["a"], "bob")).toEqual([1, 2]);
+    expect(await messages(on.engine, ["a"], "bo")).toEqual([1, 3]);
+    expect(await messages(on.engine, ["a"], "b")).toEqual([1]);
+  });
+});
+
+describe("receipts after a restart", () => {
+  const states = async ({ relay }: Stage, id: string | undefined): Promise<Record<string, string>> => {
+    const { deliveries } = await relay.publisher.receipt(idOf(id));
+    return Object.fromEntries(deliveries?.map(({ client, state }) => [client, state]) ?? []);
+  };
+
+  test("tell what became of an event: confirmed, waiting, gone, and what passed a client by", async () => {
+    const on = await stage();
+    const [one, two, gone, late] = await Promise.all(
+      [1, 2, 3, 4].map((userId) => on.relay.clients.register({ ...registration, userId })),
+    );
+    const confirm = async (id = ""): Promise<void> => {
+      const { sink, connection } = await open(on.relay, id);
+      await turns(4);
+      connection.ponged(sink.pings.at(-1) ?? "");
+    };
+    const [event] = await on.relay.publisher.publish([{ topic: "a", message: "1" }]);
+    await confirm(one?.id);
+    await confirm(gone?.id);
+    await on.relay.clients.remove(gone?.id ?? "");
+    const skips = await open(on.relay, late?.id ?? "", { since: "now" });
+    await on.relay.connections.closed(skips.connection);
+    const expected = {
+      [one?.id ?? ""]: "confirmed",
+      [two?.id ?? ""]: "waiting",
+      [gone?.id ?? ""]: "confirmed",
+      [late?.id ?? ""]: "expired",
+    };
+    expect(await states(on, event?.id)).toEqual(expected);
+    await on.restart();
+    expect(await states(on, event?.id)).toEqual(expected);
+    await confirm(two?.id);
+    expect(await states(on, event?.id)).toEqual({ ...expected, [two?.id ?? ""]: "confirmed" });
+  });
+
+  test("also of events that were replaced or whose time was up before they arrived", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register(registration);
+    const [replaced, , short] = await on.relay.publisher.publish([
+      { topic: "a", key: "k", message: "1" },
+      { topic: "a", key: "k", message: "2" },
+      { topic: "a", ttl: 1, message: "3" },
+      { topic: "a", message: "4" },
+    ]);
+    vi.useFakeTimers({ now: Date.now() + 2000, toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { sink, connection } = await open(on.relay, id);
+    await turns(4);
+    expect(sink.events.map(({ message }) => message)).toEqual([2, 4]);
+    connection.ponged(sink.pings.at(-1) ?? "");
+    await on.restart();
+    expect(await states(on, replaced?.id)).toEqual({ [id]: "expired" });
+    expect(await states(on, short?.id)).toEqual({ [id]: "expired" });
+  });
+
+  test("of hundreds of clients", async () => {
+    const on = await stage();
+    const clients = await Promise.all(Array.from({ length: 300 }, () => on.relay.clients.register(registration)));
+    const replies = await on.relay.publisher.publish(Array.from({ length: 5 }, () => ({ topic: "a", message: "1" })));
+    await on.restart();
+    for (const { id } of replies) {
+      const found = await states(on, id);
+      expect(Object.keys(found).sort()).toEqual(clients.map((client) => client.id).sort());
+    }
+  });
+});
+
+describe("retention", () => {
+  async function publish({ relay }: Stage, count: number, size = 10, atOnce = 100): Promise<void> {
+    for (let left = count; left > 0; left -= atOnce) {
+      const some = Array.from({ length: Math.min(atOnce, left) }, (_, index) => ({
+        topic: "a",
+        message: JSON.stringify(`${index}`.padEnd(size, "x")),
+      }));
+      await relay.publisher.publish(some);
+    }
+  }
+
+  /** The retention is looked after once in a second, and more often while there is something to write. */
+  async function settled(holds: () => Promise<boolean>): Promise<void> {
+    const deadline = Date.now() + 10_000;
+    while (!(await holds())) {
+      if (Date.now() > deadline) throw new Error("did not come to hold");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  for (const window of [undefined, { count: 5, bytes: 2 ** 26 }]) {
+    test(`by count, to the event${window ? ", from disk" : ""}`, async () => {
+      const on = await stage({ retention: { ...RETENTION, count: 150 }, ...(window && { window }) });
+      await publish(on, 1030);
+      await settled(async () => (await messages(on.engine)).length === 150);
+      await on.restart();
+      expect(await messages(on.engine)).toHaveLength(150);
+      await publish(on, 20);
+      await settled(async () => (await messages(on.engine)).length === 150);
+    });
+  }
+
+  test("by age, when nothing new comes too; and what is trimmed is a gap", async () => {
+    const on = await stage({ retention: { ...RETENTION, age: 60_000 } });
+    const { id } = await on.relay.clients.register(registration);
+    await publish(on, 10);
+    const start = formatId(on.engine.head);
+    vi.useFakeTimers({ now: Date.now() + 50_000, toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    await publish(on, 5);
+    vi.setSystemTime(Date.now() + 30_000);
+    await settled(async () => (await messages(on.engine)).length === 5);
+    expect(compareIds(on.engine.floor, idOf(start))).toBe(0);
+    await on.restart();
+    expect(await messages(on.engine)).toHaveLength(5);
+    const { sink } = await open(on.relay, id);
+    await turns(20);
+    expect(sink.frames[0]?.data).toMatchObject({ event: "connected", gap: true });
+    expect(sink.events).toHaveLength(5);
+  });
+
+  test("by bytes: the file stays within the setting however much is published, small or large", async () => {
+    const directory = temporaryDirectory();
+    const bytes = 16 * 2 ** 20;
+    const on = await stage({ directory, retention: { ...RETENTION, bytes } });
+    for (const size of [100, 3000, 60_000]) {
+      await publish(on, Math.ceil((3 * bytes) / size), size, Math.ceil(300_000 / size));
+      expect(statSync(`${directory}/data.mdb`).size).toBeLessThanOrEqual(bytes);
+      expect((await messages(on.engine)).length * size).toBeGreaterThan(bytes / 4);
+    }
+  });
+
+  test("while readers catch up: each gets the end in order, and is told of what it missed", async () => {
+    const on = await stage({ retention: { ...RETENTION, count: 500 }, window: { count: 50, bytes: 2 ** 26 } });
+    const ids = await Promise.all(Array.from({ length: 20 }, () => on.relay.clients.register(registration)));
+    await publish(on, 400);
+    const opened = await Promise.all(ids.map(({ id }) => open(on.relay, id)));
+    for (const { sink } of opened) sink.stalled = true;
+    await publish(on, 3000, 1000);
+    for (const { sink } of opened) sink.resume();
+    await publish(on, 300);
+    const last = formatId(on.engine.head);
+    for (const { sink } of opened) {
+      await settled(async () => sink.events.at(-1)?.id === last);
+      const got = sink.events.map(({ id }) => idOf(id));
+      expect(got.every((id, index) => index === 0 || compareIds(got[index - 1] as EventId, id) < 0)).toBe(true);
+      if (got.length < 3700) expect(sink.frames.some(({ data }) => data?.["event"] === "gap")).toBe(true);
+    }
+  });
+});
