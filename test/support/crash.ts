@@ -170,7 +170,8 @@ class Publisher {
       await this.untilTaken(() => this.server.post("/publish", body, key));
       this.acknowledged += many;
       if (Math.random() > 0.1) continue;
-      const { id } = await this.untilTaken(() => this.server.post<{ id: string }>("/register", { user_id: "new" }));
+      const client = { user_id: `new-${this.registered.length}`, ttl: 86_400 };
+      const { id } = await this.untilTaken(() => this.server.post<{ id: string }>("/register", client));
       this.registered.push(id);
     }
   }
