@@ -23,7 +23,8 @@ async function serve() {
   const { default: Fastify } = await import("fastify");
   const { default: topicRelay } = await import("../dist/index.js");
   const app = Fastify();
-  await app.register(topicRelay, { logLevel: "silent", retentionBytes: `${values.retention}MiB`, pingInterval: "10m" });
+  const retentionBytes = `${values.retention}MiB`;
+  await app.register(topicRelay, { logLevel: "silent", engine: "memory", retentionBytes, pingInterval: "10m" });
   process.send({ address: await app.listen({ host: "127.0.0.1", port: 0 }) });
   process.on("message", () => {
     globalThis.gc?.();

@@ -3,7 +3,7 @@ import Fastify from "fastify";
 import topicRelay from "../../dist/index.js";
 
 const app = Fastify();
-await app.register(topicRelay, { logLevel: "silent" });
+await app.register(topicRelay, { logLevel: "silent", engine: "memory" });
 const address = await app.listen({ host: "127.0.0.1", port: 0 });
 process.send({ address });
 process.on("message", () => process.send({ cpu: process.cpuUsage() }));

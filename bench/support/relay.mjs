@@ -18,7 +18,7 @@ export class Relay {
       throw new Error(`the relay ended with ${code}`);
     });
     ended.catch(() => undefined);
-    for (let out = ""; ; ) {
+    for (let out = ""; ;) {
       const [, port] = /listening on http:\/\/127\.0\.0\.1:(\d+)/.exec(out) ?? [];
       relay.port = Number(port);
       if (port) return relay;

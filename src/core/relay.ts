@@ -76,20 +76,12 @@ export class Relay {
 
   private follow(entry: Entry): readonly Matched[] {
     const before = this.followed;
-    switch (entry.kind) {
-      case "event":
-        this.followed = entry.event.id;
-        return this.deliver(entry, before);
-      case "client":
-        this.followed = entry.id;
-        if (entry.record.node === this.node) this.registry.hold(entry.record);
-        else this.drop(entry.record.id, false);
-        return [];
-      case "removed":
-        this.followed = entry.id;
-        this.drop(entry.client, true);
-        return [];
-    }
+    this.followed = entry.kind === "event" ? entry.event.id : entry.id;
+    if (entry.kind === "event") return this.deliver(entry, before);
+    if (entry.kind === "removed") this.drop(entry.client, true);
+    else if (entry.record.node === this.node) this.registry.hold(entry.record);
+    else this.drop(entry.record.id, false);
+    return [];
   }
 
   /** Lets go of a client: it was removed, or another relay holds it now. */

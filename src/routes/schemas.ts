@@ -29,8 +29,15 @@ function named(fault: (name: string) => string | undefined): z.ZodType<string> {
 const topic = named(topicFault);
 const subscriptions = z.array(named(subscriptionFault)).max(MAX_TOPICS);
 
-export const userId = z.union([z.int().min(0), z.string().min(1).max(128)], {
-  error: "must be a non-negative safe integer, or a string of 1 to 128 characters",
+// Text that is no Unicode has no bytes of its own: two such users would be one where they are kept.
+const userName = z
+  .string()
+  .min(1)
+  .max(128)
+  .refine((name) => name.isWellFormed());
+
+export const userId = z.union([z.int().min(0), userName], {
+  error: "must be a non-negative safe integer, or a string of 1 to 128 characters of well-formed Unicode",
 });
 
 const seconds = z.int().min(0);

@@ -4,12 +4,11 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { Relay } from "../../src/core/relay.js";
 import type { Engine } from "../../src/core/engine.js";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
-import { compareIds, type EventId, parseId } from "../../src/core/id.js";
+import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
 import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { anySteps, Model } from "../support/model.js";
-import { open, turns } from "../support/sink.js";
 import { testEngine } from "./conformance.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };

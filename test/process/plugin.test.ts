@@ -2,13 +2,15 @@ import Fastify from "fastify";
 import { expect, onTestFinished, test } from "vitest";
 import topicRelay from "../../src/index.js";
 import type { Registered } from "../support/relay.js";
+import { temporaryDirectory } from "../support/directory.js";
 import { openSocket } from "../support/socket.js";
 
 test("the relay is a plugin: under a prefix, beside routes of its host, with its own errors", async () => {
   const app = Fastify();
   onTestFinished(() => app.close());
   app.post("/mine", async (request) => request.body);
-  await app.register(topicRelay, { prefix: "/relay", defaultTopics: ["news"], clientTtl: 60_000 });
+  const dataDir = temporaryDirectory();
+  await app.register(topicRelay, { prefix: "/relay", dataDir, defaultTopics: ["news"], clientTtl: 60_000 });
   const address = await app.listen({ host: "127.0.0.1", port: 0 });
   const post = (path: string, body: string) =>
     fetch(address + path, { method: "POST", headers: { "content-type": "application/json" }, body });

@@ -33,7 +33,7 @@ test.each([
   [["--max-buffer", "1MB"], {}, /--max-buffer: "1MB" is not allowed: must be a size/],
   [["--retention-count", "many"], {}, /--retention-count/],
   [["--client-ttl", "8d"], {}, /is more than --max-client-ttl/],
-  [["--engine", "oracle"], {}, /--engine: "oracle" is not allowed: must be memory/],
+  [["--engine", "oracle"], {}, /--engine: "oracle" is not allowed: must be lmdb or memory/],
   [["--default-topics", "a,$b"], {}, /--default-topics/],
   [["--allowed-origins", "app.example.com"], {}, /--allowed-origins/],
   [["--no-such-flag"], {}, /--no-such-flag/],

@@ -254,7 +254,7 @@ class Reader {
   private async socket(): Promise<void> {
     const socket = new WebSocket(`ws://${this.server.address}/ws/${this.id}?format=${this.kind}`);
     this.close = () => socket.terminate();
-    socket.on("message", (data) => this.take(JSON.parse(String(data)) as Frame));
+    socket.on("message", (data) => this.take(JSON.parse((data as Buffer).toString()) as Frame));
     socket.on("ping", (payload) => {
       if (payload.length > 0) this.answered.push({ number: this.inThis, at: performance.now() });
     });

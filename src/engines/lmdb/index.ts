@@ -40,7 +40,9 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
     const tables = explained(directory, () => openTables(root));
     const state = await begin(root, tables, directory);
     const clients = explained(directory, () => [...restoreClients(tables)]);
-    const keys = explained(directory, () => [...tables.keys.getRange({})].map(({ value }) => decode<KnownKey>(value)));
+    const keys = explained(directory, () =>
+      [...tables.keys.getRange({})].map(({ value }) => decode(value) as KnownKey),
+    );
     const { age, count, bytes } = retention;
     const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
     const window = new Window(share, state.head);
@@ -58,7 +60,7 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
 async function begin(root: RootDatabase<Buffer, Buffer>, tables: Tables, directory: string): Promise<LogState> {
   const now = { ms: Date.now(), seq: 0 };
   const kept = tables.meta.get(META);
-  const before = kept ? decode<LogState>(kept) : { origin: now, head: now, floor: now, count: 0 };
+  const before = kept ? (decode(kept) as LogState) : { origin: now, head: now, floor: now, count: 0 };
   const state = kept ? { ...before, head: laterOf(now, { ms: before.head.ms + ID_GAP, seq: 0 }) } : before;
   const changes = new Changes();
   changes.put(tables.meta, META, encode(state));

@@ -15,14 +15,14 @@ export class Tombstones {
   constructor(private readonly table: Table) {
     const found = [...table.getRange({})].map(({ key, value }) => ({
       id: clientOf(key),
-      at: decode<Tombstone>(value).at,
+      at: (decode(value) as Tombstone).at,
     }));
     for (const tombstone of found.sort((a, b) => compareIds(a.at, b.at))) this.oldest.push(tombstone);
   }
 
   get(id: ClientId): Tombstone | undefined {
     const bytes = this.table.get(clientKey(id));
-    return bytes && decode<Tombstone>(bytes);
+    return bytes && (decode(bytes) as Tombstone);
   }
 
   note(id: ClientId, at: EventId): void {
