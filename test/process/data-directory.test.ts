@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { temporaryDirectory } from "../support/directory.js";
 import { systemProgram } from "../support/system.js";
 import { RelayProcess } from "../support/process.js";
@@ -57,7 +57,10 @@ describe("the start ends with a clear message, and nothing is touched", () => {
     const directory = temporaryDirectory();
     const first = relayOn(directory);
     const address = await first.address();
+    const writing = setInterval(() => void publish(address, "busy"), 1);
+    onTestFinished(() => clearInterval(writing));
     await refused(directory, new RegExp(`another process uses it: ${first.child.pid}`));
+    clearInterval(writing);
     expect((await publish(address, "still here")).status).toBe(200);
     first.child.kill("SIGKILL");
     await first.ended;
@@ -102,6 +105,10 @@ describe("the start ends with a clear message, and nothing is touched", () => {
     ["is shorter than a page", (file: string) => truncateSync(file, 100)],
     ["is cut", (file: string) => truncateSync(file, statSync(file).size - 4096)],
     ["has noise at its start", (file: string) => overwrite(file, 0, Buffer.alloc(4096, 255))],
+    [
+      "has noise behind its start",
+      (file: string) => overwrite(file, 8192, Buffer.alloc(statSync(file).size - 8192, 255)),
+    ],
     ["is a text", (file: string) => writeFileSync(file, "hello\n")],
   ])("when its data %s", async (_, damage) => {
     const directory = await usedDirectory();

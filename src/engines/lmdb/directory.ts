@@ -1,19 +1,8 @@
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  statfsSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statfsSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
+import { findDamage, findMissing } from "./damage.js";
 import { MAX_TABLES } from "./tables.js";
 
 /** Of the data directory. Each that was ever released is told apart; see docs/data-directory.md. */
@@ -24,15 +13,6 @@ const VERSION_FILE = "VERSION";
 /** Bytes of address space: LMDB's file may grow up to it. It takes no memory and no disk. */
 const MAP_SIZE = 2 ** 40;
 
-// LMDB's file begins with two pages that describe it. Where in such a page things are, in bytes: what it is, the version
-// of its format, the size of a page, the last page that is in use, and the transaction that wrote it.
-const MAGIC = { at: 24, value: 0xbeefc0de };
-const FORMAT = { at: 28, value: 2 };
-const PAGE_SIZE_AT = 48;
-const LAST_PAGE_AT = 144;
-const TRANSACTION_AT = 152;
-const DESCRIPTION_BYTES = 160;
-
 /**
  * Opens a data directory, and makes it when there is none.
  * @throws {RelayError} unavailable: it can not be used, and why
@@ -41,7 +21,8 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
   return explained(path, () => {
     makeDirectory(resolve(path));
     checkVersion(path);
-    checkData(path);
+    const file = join(path, "data.mdb");
+    checkData(path, () => findMissing(file));
     const root = open<Buffer, Buffer>(path, {
       encoding: "binary",
       keyEncoding: "binary",
@@ -51,7 +32,14 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
       overlappingSync: false,
       eventTurnBatching: false,
     });
-    checkAlone(root, path);
+    try {
+      checkAlone(root, path);
+      // Only now: a process that writes there would make it look damaged.
+      checkData(path, () => findDamage(file));
+    } catch (error) {
+      void root.close();
+      throw error;
+    }
     return root;
   });
 }
@@ -128,49 +116,9 @@ function checkVersion(path: string): void {
     throw unusable(path, `it is of version ${version}, which this topic-relay does not know`);
 }
 
-/** LMDB trusts its file: one that is not whole would end the process where it is first missed. */
-function checkData(path: string): void {
-  const file = join(path, "data.mdb");
-  let descriptor: number;
-  try {
-    descriptor = openSync(file, "r+");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-    throw error;
-  }
-  try {
-    const { size } = fstatSync(descriptor);
-    if (size === 0) return;
-    const first = describe(descriptor, 0);
-    const second = first && describe(descriptor, first.pageSize);
-    if (!first || !second) throw unusable(path, "data.mdb is damaged: it does not begin as it should");
-    const { lastPage, pageSize } = first.transaction > second.transaction ? first : second;
-    if (size < (lastPage + 1) * pageSize) {
-      throw unusable(path, `data.mdb is damaged: it has ${size} bytes of ${(lastPage + 1) * pageSize}`);
-    }
-  } finally {
-    closeSync(descriptor);
-  }
-}
-
-interface Description {
-  readonly pageSize: number;
-  readonly lastPage: number;
-  readonly transaction: number;
-}
-
-function describe(descriptor: number, at: number): Description | undefined {
-  const bytes = Buffer.alloc(DESCRIPTION_BYTES);
-  if (readSync(descriptor, bytes, 0, bytes.length, at) < bytes.length) return undefined;
-  if (bytes.readUInt32LE(MAGIC.at) !== MAGIC.value || bytes.readUInt32LE(FORMAT.at) !== FORMAT.value) return undefined;
-  const pageSize = bytes.readUInt32LE(PAGE_SIZE_AT);
-  // A power of two that LMDB allows.
-  if (pageSize < 256 || pageSize > 65_536 || (pageSize & (pageSize - 1)) !== 0) return undefined;
-  return {
-    pageSize,
-    lastPage: Number(bytes.readBigUInt64LE(LAST_PAGE_AT)),
-    transaction: Number(bytes.readBigUInt64LE(TRANSACTION_AT)),
-  };
+function checkData(path: string, find: () => string | undefined): void {
+  const damage = find();
+  if (damage !== undefined) throw unusable(path, `data.mdb is damaged: ${damage}`);
 }
 
 /**
@@ -178,13 +126,12 @@ function describe(descriptor: number, at: number): Description | undefined {
  * the process, however that ends.
  */
 function checkAlone(root: RootDatabase<Buffer, Buffer>, path: string): void {
-  // A first read takes a row in that table; whoever looks at it later finds this process.
-  root.get(Buffer.of(1));
+  // This takes a row in that table, so that whoever looks at it later finds this process; and reads nothing else.
+  root.getStats();
   (root as unknown as { readerCheck(): number }).readerCheck();
   const list = (root as unknown as { readerList(): string }).readerList();
   const processes = [...list.matchAll(/^\s*(\d+)\s/gm)].map(([, pid]) => Number(pid));
   const other = processes.find((pid) => pid !== process.pid);
   if (other === undefined) return;
-  void root.close();
   throw unusable(path, `another process uses it: ${other}. Each relay needs a directory of its own`);
 }

@@ -55,17 +55,22 @@ export class Trimmer {
     let left = budget;
     let excess = this.excess();
     for (const { key, value } of this.tables.log.getRange({})) {
-      const block = new Block(value);
-      let index = block.after(this.floor);
-      for (; index < block.count && left > 0; index++, left--) {
-        const id = block.idAt(index);
-        if (excess <= 0 && !this.isTooMuch(id, now)) break;
-        this.floor = id;
-        this.count--;
-      }
-      if (index < block.count) break;
-      excess -= this.removeBlock(changes, key, block);
       if (left <= 0) break;
+      try {
+        const block = new Block(value);
+        let index = block.after(this.floor);
+        for (; index < block.count && left > 0; index++, left--) {
+          const id = block.idAt(index);
+          if (excess <= 0 && !this.isTooMuch(id, now)) break;
+          this.floor = id;
+          this.count--;
+        }
+        if (index < block.count) break;
+        excess -= this.removeBlock(changes, key, block);
+      } catch {
+        // The disk did not keep what was written. Readers that come by fail; this must not.
+        changes.remove(this.tables.log, key);
+      }
     }
     this.removeThroughFloor(changes, budget);
     return left <= 0;
