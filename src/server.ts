@@ -13,6 +13,12 @@ const UNDER_WAY = 5000;
 /** Milliseconds in which a process that was told to stop has to be gone. */
 const GRACE = 10_000;
 
+/**
+ * Connections that may wait to be taken: as many as the system allows. When thousands come back at once, those that are
+ * too many for Node's own 511 would try again after a second.
+ */
+const BACKLOG = 65_535;
+
 /** Characters of a path's parameter: a user id of 128, percent-encoded. */
 const MAX_PARAM = 128 * 12;
 
@@ -92,7 +98,7 @@ export async function serve(settings: Settings): Promise<FastifyInstance> {
     );
   }
   const app = await createServer(settings);
-  await app.listen({ host: listen.host, port: listen.port });
+  await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
   if (!isLoopback(listen.host)) app.log.warn("open to other machines without keys: anyone can register and publish");
   closeWithGrace({ delay: GRACE, logger: app.log }, async ({ signal, err }) => {
     if (err) app.log.error({ err }, "ending after an error");

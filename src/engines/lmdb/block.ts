@@ -12,10 +12,10 @@ import { ID_BYTES, readId, writeId } from "./bytes.js";
  * A record is JSON, UTF-8: `[topic, users, ttl, key, attributes, audience]`, null for what the event does not have and 0
  * for an audience of nobody; a line feed; and the message as JSON.
  */
-export const MAX_EVENTS = 512;
+export const MAX_EVENTS = 128;
 
 /** Bytes of records in a block, but for a single larger one: what is read to get at one event. */
-export const MAX_BYTES = 128 * 1024;
+export const MAX_BYTES = 32 * 1024;
 
 const COUNT_BYTES = 2;
 const PLACE_BYTES = ID_BYTES + 4;

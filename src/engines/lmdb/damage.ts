@@ -13,7 +13,7 @@ const [BRANCH, LEAF, OVERFLOW] = [1, 2, 4];
 const KIND = 15;
 
 // The first two pages describe the file, by turns: what it is, the version of its format, the size of a page, the roots of
-// the free list and of the main tree, the last page in use, and the transaction that wrote the description.
+// the free list and of the main tree, and the transaction that wrote the description.
 const MAGIC = 0xbeefc0de;
 const FORMAT = 2;
 const DESCRIPTION = {
@@ -22,7 +22,7 @@ const DESCRIPTION = {
   pageSize: 48,
   free: 48,
   main: 96,
-  lastPage: 144,
+
   transaction: 152,
   end: 160,
 };
@@ -39,18 +39,20 @@ const [BIG, SUBTREE] = [1, 2];
 const MAX_DEPTH = 64;
 
 /**
- * Whether LMDB's file begins as it should and is as long as it says. What does not exist, or is empty, is not damaged.
+ * Whether LMDB's file begins as it should. What does not exist, or is empty, is not damaged.
  * @returns what is wrong, or undefined
  * @throws what the system says when it can not be read and written
  */
-export function findMissing(file: string): string | undefined {
+export function findFalseStart(file: string): string | undefined {
   return existsSync(file) ? inspect(file, () => undefined) : undefined;
 }
 
-/** As `findMissing`, and whether its pages hold together. Nobody may write to it meanwhile. */
+/** As `findFalseStart`, and whether its pages are all there and hold together. Nobody may write to it meanwhile. */
 export function findDamage(file: string): string | undefined {
-  return inspect(file, (descriptor, { pageSize, lastPage, bytes }) => {
-    const walk = new Walk(descriptor, pageSize, lastPage);
+  return inspect(file, (descriptor, { pageSize, bytes }) => {
+    // Not the last page that LMDB has ever given out: those that were not needed after all are not written.
+    const pages = Math.floor(fstatSync(descriptor).size / pageSize);
+    const walk = new Walk(descriptor, pageSize, pages - 1);
     for (const at of [DESCRIPTION.free, DESCRIPTION.main]) {
       const page = walk.tree(bytes.subarray(at, at + TREE.end));
       if (page !== undefined) return `page ${page} is not what it should be`;
@@ -65,15 +67,12 @@ function inspect(
 ): string | undefined {
   const descriptor = openSync(file, "r+");
   try {
-    const { size } = fstatSync(descriptor);
     // LMDB makes it, and then writes it.
-    if (size === 0) return undefined;
+    if (fstatSync(descriptor).size === 0) return undefined;
     const first = describe(descriptor, 0);
     const second = first && describe(descriptor, first.pageSize);
     if (!first || !second) return "it does not begin as it should";
-    const newest = first.transaction > second.transaction ? first : second;
-    const whole = (newest.lastPage + 1) * newest.pageSize;
-    return size < whole ? `it has ${size} bytes of ${whole}` : further(descriptor, newest);
+    return further(descriptor, first.transaction > second.transaction ? first : second);
   } finally {
     closeSync(descriptor);
   }
@@ -81,7 +80,6 @@ function inspect(
 
 interface Description {
   readonly pageSize: number;
-  readonly lastPage: number;
   readonly transaction: number;
   readonly bytes: Buffer;
 }
@@ -97,7 +95,6 @@ function describe(descriptor: number, at: number): Description | undefined {
   if (pageSize < 256 || pageSize > 65_536 || (pageSize & (pageSize - 1)) !== 0) return undefined;
   return {
     pageSize,
-    lastPage: Number(bytes.readBigUInt64LE(DESCRIPTION.lastPage)),
     transaction: Number(bytes.readBigUInt64LE(DESCRIPTION.transaction)),
     bytes,
   };

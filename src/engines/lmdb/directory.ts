@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statfsSyn
 import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
-import { findDamage, findMissing } from "./damage.js";
+import { findDamage, findFalseStart } from "./damage.js";
 import { MAX_TABLES } from "./tables.js";
 
 /** Of the data directory. Each that was ever released is told apart; see docs/data-directory.md. */
@@ -22,7 +22,7 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
     makeDirectory(resolve(path));
     checkVersion(path);
     const file = join(path, "data.mdb");
-    checkData(path, () => findMissing(file));
+    checkData(path, () => findFalseStart(file));
     const root = open<Buffer, Buffer>(path, {
       encoding: "binary",
       keyEncoding: "binary",
