@@ -8,12 +8,14 @@ import { join } from "node:path";
 const cli = new URL("../../dist/cli.js", import.meta.url).pathname;
 
 export class Relay {
-  /** @param args flags of `serve`; @param directory of an earlier relay, to go on with */
-  static async start(args, directory) {
+  /** @param args flags of `serve`; @param directory of an earlier relay, to go on with; @param nodeArgs of Node itself */
+  static async start(args, directory, nodeArgs = []) {
     const relay = new Relay();
     relay.directory = directory ?? mkdtempSync(join(tmpdir(), "topic-relay-bench-"));
     const flags = ["--listen", "127.0.0.1:0", "--log-level", "error", "--data-dir", join(relay.directory, "data")];
-    relay.child = spawn(process.execPath, [cli, ...flags, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+    relay.child = spawn(process.execPath, [...nodeArgs, cli, ...flags, ...args], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
     const ended = once(relay.child, "exit").then(([code]) => {
       throw new Error(`the relay ended with ${code}`);
     });
