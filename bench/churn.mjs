@@ -52,8 +52,10 @@ function event(index) {
 
 const start = performance.now();
 const figures = [];
-for (let index = 0; index < EVENTS;) {
-  const lines = Array.from({ length: BATCH }, () => `${JSON.stringify(event(index++))}\n`).join("");
+for (let index = BATCH; index <= EVENTS; index += BATCH) {
+  const lines = Array.from({ length: BATCH }, (_, place) => `${JSON.stringify(event(index - BATCH + place))}\n`).join(
+    "",
+  );
   await requests.send(Requests.make("/publish", lines, "application/x-ndjson"));
   for (let client = 0; client < PASSING; client++) await register({ user_id: `passing ${index} ${client}`, ttl: 1 });
   if (index % (EVENTS / 20) !== 0) continue;
