@@ -125,20 +125,24 @@ export class Clients {
   async claim(id: ClientId, locate: (record: ClientRecord) => Place, has?: EventId): Promise<Place> {
     const { node } = this;
     let claimed: Place | undefined;
-    await this.update(id, (record) => {
-      const { position, gap } = locate(record);
-      claimed = { position, gap: gap || record.gap };
-      const stays = compareIds(position, record.cursor) === 0;
-      if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
-      return { ...withPosition(record, position, has), node, expiresAt: undefined, gap: false };
-    });
+    await this.update(
+      id,
+      (record) => {
+        const { position, gap } = locate(record);
+        claimed = { position, gap: gap || record.gap };
+        const stays = compareIds(position, record.cursor) === 0;
+        if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
+        return { ...withPosition(record, position, has), node, expiresAt: undefined, gap: false };
+      },
+      false,
+    );
     if (!claimed) throw notFound();
     return claimed;
   }
 
   /** Notes that what comes after `after`, up to and with `through`, will not reach the client. */
   async lose(reader: Reader, after: EventId, through: EventId): Promise<void> {
-    await this.update(reader.id, (record) => withLoss(record, after, through));
+    await this.update(reader.id, (record) => withLoss(record, after, through), false);
   }
 
   /** Starts the clock of a client that has lost its connection. */
@@ -146,11 +150,15 @@ export class Clients {
     const { id, ttl } = reader.record;
     const expiresAt = Date.now() + ttl * 1000;
     try {
-      await this.update(id, (record) => {
-        // Meanwhile it may have connected again, here or elsewhere.
-        if (record.node !== this.node || reader.connection) return record;
-        return ttl === 0 ? undefined : { ...record, expiresAt };
-      });
+      await this.update(
+        id,
+        (record) => {
+          // Meanwhile it may have connected again, here or elsewhere.
+          if (record.node !== this.node || reader.connection) return record;
+          return ttl === 0 ? undefined : { ...record, expiresAt };
+        },
+        false,
+      );
     } catch {
       // The engine can not take it now: `expire` comes back to it.
       this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
@@ -174,19 +182,24 @@ export class Clients {
     }
   }
 
-  /** Changes a client that exists, from what is known of it here. */
+  /** Changes a client that exists, from what is known of it here. @param safe as of `ClientStore.update` */
   update(
     id: ClientId,
     change: (record: ClientRecord, at: EventId) => ClientRecord | undefined,
+    safe = true,
   ): Promise<ClientRecord | undefined> {
     const reader = this.registry.get(id);
     reader?.connection?.settle();
-    return this.engine.clients.update(id, (record, at) => {
-      if (!record || isForgotten(record, Date.now())) return record;
-      const known = reader ? withProgress(record, reader) : record;
-      const changed = change(known, at);
-      return changed === known ? record : changed;
-    });
+    return this.engine.clients.update(
+      id,
+      (record, at) => {
+        if (!record || isForgotten(record, Date.now())) return record;
+        const known = reader ? withProgress(record, reader) : record;
+        const changed = change(known, at);
+        return changed === known ? record : changed;
+      },
+      safe,
+    );
   }
 
   /** Moves the cursor of a client that is away over stretches of the log that hold nothing for it. */

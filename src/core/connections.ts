@@ -55,7 +55,7 @@ export class Connections {
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
       maxBuffer: settings.maxBuffer,
-      moved: ({ id, cursor }) => void this.moved.set(id, cursor),
+      moved: (reader) => this.note(reader),
       lost: (...stretch) => void this.clients.lose(...stretch).catch(() => undefined),
     };
     this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
@@ -105,6 +105,7 @@ export class Connections {
   async stop(): Promise<void> {
     this.stopped = true;
     const readers = [...this.registry.connected()];
+    for (const { connection } of readers) if (connection instanceof Connection) this.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
     for (const { connection } of readers) {
       const retry = Math.round(Math.random() * spread);
@@ -143,8 +144,21 @@ export class Connections {
   }
 
   private beat(connection: Connection): void {
+    this.noteQuiet(connection);
     if (connection.beat()) this.shared.beats.add(connection, this.settings.pingInterval);
     else connection.close(SILENT);
+  }
+
+  /** A client that is owed nothing goes along with the log, though nobody asks it to confirm that. */
+  private noteQuiet(connection: Connection): void {
+    const { reader } = connection;
+    connection.settle();
+    if (compareIds(reader.cursor, reader.noted) > 0) this.note(reader);
+  }
+
+  private note(reader: Reader): void {
+    reader.noted = reader.cursor;
+    this.moved.set(reader.id, reader.cursor);
   }
 
   private async keepCursors(): Promise<void> {

@@ -80,8 +80,10 @@ export interface KeptClient extends Pick<ClientRecord, "id" | "userId" | "confir
 /** What an engine knows of an event that its relays have forgotten, or that was published before they started. */
 export interface KeptReceipt {
   readonly head: EventHead;
-  /** Whom it matched. Clients that are gone for too long may be missing. */
-  readonly matched: readonly KeptClient[];
+  /** Whom it matched; undefined when that is not known. Clients that are gone for too long may be missing. */
+  readonly matched: readonly KeptClient[] | undefined;
+  /** A later event has taken its place. */
+  readonly replaced: boolean;
   /** Those of them that it passed by; undefined when they are too many to be known. */
   readonly missed: ReadonlySet<ClientId> | undefined;
 }
@@ -128,7 +130,7 @@ export interface Engine {
   /** Keeps the reply to a request with an idempotency key, for its duplicates. */
   settle(key: string, reply: string): Promise<void>;
   /** Reads events below the window's floor. MUST cost what it returns. Absent: none are kept. */
-  readonly read?: (query: Query) => Promise<Event[]>;
+  readonly read?: (query: Query) => Promise<StoreReading>;
   /** Drops what the retention does not allow any more at `now`, Unix milliseconds. */
   trim(now: number): void;
   /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */
@@ -142,6 +144,15 @@ export interface Engine {
   close(): Promise<void>;
 }
 
+export interface StoreReading {
+  readonly events: readonly Event[];
+  /**
+   * How far it got, when it ended before `until` and before `limit`: enough was read, or what came after that was
+   * trimmed meanwhile.
+   */
+  readonly through?: EventId | undefined;
+}
+
 export interface ClientStore {
   get(id: ClientId): Promise<ClientRecord | undefined>;
   /** All clients of a user, by `userKey`. */
@@ -150,10 +161,12 @@ export interface ClientStore {
    * Changes one client, as an entry of the log. `change` gets the record as it is (undefined: unknown) and the
    * entry's id, and returns the new one; undefined removes the client. It MAY be called again when another relay
    * changed the same client meanwhile; what it throws is thrown on, and nothing changes.
+   * @param safe whether to wait until it is as safe as the engine promises; otherwise it becomes so in its own time,
+   *   and SHOULD be taken even when the engine can keep nothing now
    * @returns the record as it is now; undefined when there is none. No entry when there was none and there is none,
    *   or when `change` returned what it got.
    */
-  update(id: ClientId, change: ClientChange): Promise<ClientRecord | undefined>;
+  update(id: ClientId, change: ClientChange, safe?: boolean): Promise<ClientRecord | undefined>;
   /** Notes how far clients have confirmed. No entry: it may come a second late, and never ahead of the truth. */
   moveCursors(cursors: ReadonlyMap<ClientId, EventId>): Promise<void>;
 }

@@ -37,7 +37,9 @@ export class Log {
     if (!read || compareIds(query.after, floor) >= 0) return reading(query, window.read(query), this.head);
     const until = query.until && compareIds(query.until, floor) < 0 ? query.until : floor;
     const below = { ...query, until };
-    return read.call(this.engine, below).then((events) => reading(below, events, floor));
+    return read.call(this.engine, below).then(({ events, through }) => {
+      return through ? { events, through } : reading(below, events, floor);
+    });
   }
 
   /** The place in the log that `since` means now, and whether something after it is lost. */
@@ -56,7 +58,7 @@ export class Log {
   }
 }
 
-function reading(query: Query, events: Event[], end: EventId): Reading {
+function reading(query: Query, events: readonly Event[], end: EventId): Reading {
   const last = events.at(-1);
   const through = last && events.length >= query.limit ? last.id : (query.until ?? end);
   return { events, through };

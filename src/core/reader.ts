@@ -43,6 +43,8 @@ export class Reader {
   owesGap = false;
   /** The last event that the client is known to have. */
   cursor: EventId;
+  /** The cursor that the engine was told last. */
+  noted: EventId;
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
@@ -56,6 +58,7 @@ export class Reader {
     this.userId = record.userId;
     this.user = userKey(record.userId);
     this.cursor = record.cursor;
+    this.noted = record.cursor;
     this.confirmed = record.confirmed;
   }
 
@@ -82,6 +85,7 @@ export class Reader {
   adopt(record: ClientRecord): void {
     this.kept = record;
     this.cursor = record.cursor;
+    this.noted = record.cursor;
     this.matcher = undefined;
     this.noteConfirmed(record.confirmed);
   }

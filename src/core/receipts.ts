@@ -70,15 +70,22 @@ export class Receipts {
     this.forgetOldest();
   }
 
-  /** Notes that the log does not have the event any more: it will not reach those who do not have it yet. */
-  unkeep(id: EventId): void {
+  /**
+   * Notes that the log does not have the event any more: it will not reach those who do not have it yet.
+   * @returns false when it is not known here whom it matched
+   */
+  unkeep(id: EventId): boolean {
     const receipt = this.get(id);
-    if (!receipt) return;
-    for (const reader of receipt.matched) {
-      const state = this.state(receipt, reader);
-      if (state === "waiting") this.miss(id, reader);
-      else if (state === "sent") reader.connection?.unkeep(id);
-    }
+    if (!receipt) return false;
+    for (const reader of receipt.matched) if (!receipt.missed?.has(reader)) this.unkeepFor(receipt.head, reader);
+    return true;
+  }
+
+  /** As `unkeep`, for one of those whom it matched. */
+  unkeepFor(head: EventHead, reader: Reader): void {
+    const state = this.stateOf(head, reader);
+    if (state === "waiting") this.miss(head.id, reader);
+    else if (state === "sent") reader.connection?.unkeep(head.id);
   }
 
   state({ head, missed }: Receipt, reader: Reader): DeliveryState {
@@ -101,12 +108,13 @@ export class Receipts {
    * @returns undefined when it is not known
    */
   keptDeliveries(
-    { head, matched, missed }: KeptReceipt,
+    { head, matched, missed, replaced }: KeptReceipt,
     held: (id: ClientId) => Reader | undefined,
   ): Delivery[] | undefined {
     if (!missed) return undefined;
-    return matched.map((client) => {
-      return deliveryOf(client, missed.has(client.id) ? "expired" : this.stateOf(head, held(client.id) ?? client));
+    return matched?.map((client) => {
+      const state = missed.has(client.id) ? "expired" : this.stateOf(head, held(client.id) ?? client);
+      return deliveryOf(client, replaced && state === "waiting" ? "expired" : state);
     });
   }
 

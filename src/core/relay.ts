@@ -101,8 +101,17 @@ export class Relay {
       if (reader.connection?.deliver(event, before)) receipt.sent++;
       else if (!stored) this.receipts.miss(event.id, reader);
     }
-    if (replaces) this.receipts.unkeep(replaces.id);
+    if (replaces && !this.receipts.unkeep(replaces.id)) void this.unkeepOlder(replaces.id);
     return receipt.matched;
+  }
+
+  /** Notes that an event from before this relay's time was replaced. */
+  private async unkeepOlder(id: EventId): Promise<void> {
+    const kept = await this.engine.receipt?.(id);
+    for (const { id: client } of kept?.matched ?? []) {
+      const reader = this.registry.get(client);
+      if (kept && reader) this.receipts.unkeepFor(kept.head, reader);
+    }
   }
 
   private async answer(question: Question): Promise<Answer> {

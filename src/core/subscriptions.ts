@@ -1,7 +1,7 @@
 import type { Reader } from "./reader.js";
 import { isPattern, SegmentTrie } from "./topics.js";
 
-/** The readers that a topic reaches. Made once and shared until a subscription to the topic changes. */
+/** The readers that a topic reaches. The list is made once and shared until a subscription to the topic changes. */
 export interface Audience {
   readonly readers: readonly Reader[];
   /** Those with a connection. */
@@ -15,7 +15,10 @@ const MAX_AUDIENCES = 10_000;
 export class SubscriptionIndex {
   private readonly topics = new Map<string, Set<Reader>>();
   private readonly patterns = new SegmentTrie<Set<Reader>>();
-  private audiences = new Map<string, Audience>();
+  private audiences = new Map<
+    string,
+    { readonly readers: readonly Reader[]; connected: readonly Reader[] | undefined }
+  >();
   /** The topics of `audiences`, to find those that a pattern matches. */
   private audienceTopics = new SegmentTrie<string>();
 
@@ -41,15 +44,23 @@ export class SubscriptionIndex {
 
   /** To be called when the reader gets or loses its connection. */
   touch(reader: Reader): void {
-    for (const subscription of reader.topics) this.outdate(subscription);
+    for (const subscription of reader.topics) {
+      for (const topic of this.audiencesOf(subscription)) {
+        const audience = this.audiences.get(topic);
+        if (audience) audience.connected = undefined;
+      }
+    }
   }
 
   audience(topic: string): Audience {
     const known = this.audiences.get(topic);
-    if (known) return known;
+    if (known) {
+      known.connected ??= connectedOf(known.readers);
+      return known as Audience;
+    }
     const sets = [this.topics.get(topic) ?? [], ...this.patterns.matching(topic)];
     const readers = sets.length === 1 ? [...(sets[0] ?? [])] : [...new Set(sets.flatMap((set) => [...set]))];
-    const audience = { readers, connected: readers.filter((reader) => reader.connection) };
+    const audience = { readers, connected: connectedOf(readers) };
     if (this.audiences.size >= MAX_AUDIENCES) {
       this.audiences = new Map();
       this.audienceTopics = new SegmentTrie();
@@ -64,7 +75,17 @@ export class SubscriptionIndex {
   }
 
   private outdate(subscription: string): void {
-    const outdated = isPattern(subscription) ? this.audienceTopics.matchedBy(subscription) : [subscription];
-    for (const topic of outdated) if (this.audiences.delete(topic)) this.audienceTopics.delete(topic);
+    for (const topic of this.audiencesOf(subscription)) {
+      if (this.audiences.delete(topic)) this.audienceTopics.delete(topic);
+    }
   }
+
+  /** Topics whose audiences a subscription belongs to. */
+  private audiencesOf(subscription: string): readonly string[] {
+    return isPattern(subscription) ? this.audienceTopics.matchedBy(subscription) : [subscription];
+  }
+}
+
+function connectedOf(readers: readonly Reader[]): readonly Reader[] {
+  return readers.filter((reader) => reader.connection);
 }

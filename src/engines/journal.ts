@@ -1,5 +1,5 @@
 import type { ClientId, ClientRecord } from "../core/client.js";
-import type { KeptClient, KeptReceipt, Matched, Once } from "../core/engine.js";
+import type { KeptClient, KeptReceipt, Matched, Once, StoreReading } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
 import type { Query } from "../core/window.js";
@@ -20,8 +20,8 @@ export interface Restored {
   readonly keys: Iterable<KnownKey>;
 }
 
-export interface JournalReceipt extends Pick<KeptReceipt, "head" | "missed"> {
-  readonly matched: readonly ClientId[];
+export interface JournalReceipt extends Omit<KeptReceipt, "matched"> {
+  readonly matched: readonly ClientId[] | undefined;
 }
 
 /**
@@ -49,7 +49,11 @@ export interface Journal {
    * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
    */
   saved(): Promise<void>;
-  read(query: Query): Promise<Event[]>;
+  /** As `saved`, of all that it was told of a key. */
+  savedKey(key: string): Promise<void>;
+  /** That an id was given out to something that is not kept. */
+  note(id: EventId): void;
+  read(query: Query): Promise<StoreReading>;
   /** What is known of an event: its head, whom it matched, and whom of them it passed by, if they are not too many. */
   receipt(event: EventId): JournalReceipt | undefined;
   /** A client that was removed or forgotten; not for ever. */

@@ -8,6 +8,7 @@ import type {
   Matched,
   Once,
   Question,
+  StoreReading,
 } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
@@ -23,7 +24,7 @@ import { KnownKeys } from "./keys.js";
 export class LocalEngine implements Engine {
   readonly clients: LocalClients;
   readonly origin: EventId;
-  readonly read?: (query: Query) => Promise<Event[]>;
+  readonly read?: (query: Query) => Promise<StoreReading>;
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
   readonly miss?: Journal["miss"];
   private readonly followers = new Set<Follower>();
@@ -71,13 +72,14 @@ export class LocalEngine implements Engine {
   async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
     const known = once && this.keys.get(once);
     if (known) {
-      await this.journal?.saved();
+      await this.journal?.savedKey(known.key);
       return { ids: known.ids, duplicate: { reply: known.reply } };
     }
-    this.journal?.check();
+    const isKept = once !== undefined || drafts.some(({ ttl }) => ttl !== 0);
+    if (isKept) this.journal?.check();
     const ids = drafts.map((draft) => this.appendOne(draft));
     if (once) this.keep({ ...once, ids, reply: undefined });
-    if (once || drafts.some(({ ttl }) => ttl !== 0)) await this.journal?.saved();
+    if (isKept) await this.journal?.saved();
     return { ids };
   }
 
@@ -109,6 +111,7 @@ export class LocalEngine implements Engine {
     const event: Event = { id: this.last, topic, users, message, ttl, key, attributes };
     if (ttl === 0) {
       this.hand({ kind: "event", event });
+      this.journal?.note(this.last);
       return this.last;
     }
     const replaces = this.window.append(event) ?? this.journal?.replacedBy(draft);
@@ -137,7 +140,7 @@ export class LocalEngine implements Engine {
     return (
       receipt && {
         ...receipt,
-        matched: receipt.matched.flatMap((id) => {
+        matched: receipt.matched?.flatMap((id) => {
           const record = this.clients.find(id);
           return record ? { ...record, gone: false } : (journal.gone(id) ?? []);
         }),

@@ -18,6 +18,9 @@ export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
 /** Events in one request: the event loop is busy with them for some tens of milliseconds at most. */
 const MAX_BATCH = 10_000;
 
+/** Users that the events of one request may name, taken together: each has its own place in the log. */
+const MAX_USERS_IN_ALL = 20_000;
+
 /** Seconds (product section 3). */
 const MAX_WAIT = 30;
 
@@ -86,6 +89,7 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
         return problemOf(error);
       }
     });
+    checkUsers(drafts);
     const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
     return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
   }
@@ -153,6 +157,12 @@ function structured(value: unknown, text: string, maxMessage: number): EventDraf
 function checkCount(count: number): void {
   if (count <= MAX_BATCH) return;
   throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${count}`);
+}
+
+function checkUsers(drafts: readonly EventDraft[]): void {
+  const count = drafts.reduce((sum, { users }) => sum + (users?.length ?? 0), 0);
+  if (count <= MAX_USERS_IN_ALL) return;
+  throw new RelayError("too_large", `the events of a request may name ${MAX_USERS_IN_ALL} users: these name ${count}`);
 }
 
 function optionsOf(request: FastifyRequest): PublishOptions & { key: string | undefined } {

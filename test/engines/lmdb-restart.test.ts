@@ -71,6 +71,23 @@ describe("a restart keeps", () => {
     expect(await messages(on.engine)).toEqual([1, 2, 3]);
   });
 
+  test("the order of ids over events that were not kept, when the clock was set back", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register(registration);
+    const { sink, connection } = await open(on.relay, id);
+    vi.useFakeTimers({ now: Date.now() + 60_000, toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const [brief] = await on.relay.publisher.publish([{ topic: "a", ttl: 0, message: "1" }]);
+    connection.ponged(sink.pings.at(-1) ?? "");
+    vi.setSystemTime(Date.now() - 300_000);
+    await on.restart();
+    const [kept] = await on.relay.publisher.publish([{ topic: "a", message: "2" }]);
+    expect(compareIds(idOf(brief?.id), idOf(kept?.id))).toBeLessThan(0);
+    const again = await open(on.relay, id);
+    await turns(20);
+    expect(again.sink.events.map(({ message }) => message)).toEqual([2]);
+  });
+
   test("clients as they stood: topics, rooms, what is owed to them, and how long they live", async () => {
     const on = await stage();
     const { id } = await on.relay.clients.register(registration);
@@ -115,6 +132,17 @@ describe("a restart keeps", () => {
     const again = await open(on.relay, id);
     await turns(20);
     expect(again.sink.events.map(({ message }) => message)).toEqual([2]);
+  });
+
+  test("that a client was owed nothing, however much was published for others", async () => {
+    const on = await stage({ retention: { ...RETENTION, count: 10 } });
+    const { id } = await on.relay.clients.register(registration);
+    await open(on.relay, id);
+    await on.relay.publisher.publish(Array.from({ length: 50 }, () => ({ topic: "other", message: "1" })));
+    await on.restart();
+    const { sink } = await open(on.relay, id);
+    await turns(20);
+    expect(sink.frames[0]?.data).toMatchObject({ event: "connected", gap: false });
   });
 
   test("an idempotency key, with the first reply", async () => {
@@ -212,6 +240,21 @@ describe("receipts after a restart", () => {
     expect(await states(on, short?.id)).toEqual({ [id]: "expired" });
   });
 
+  test("also of events that were replaced since", async () => {
+    const on = await stage();
+    const { id } = await on.relay.clients.register(registration);
+    const [first] = await on.relay.publisher.publish([{ topic: "a", key: "k", message: "1" }]);
+    await on.restart();
+    await on.relay.publisher.publish([{ topic: "a", key: "k", message: "2" }]);
+    expect(await states(on, first?.id)).toEqual({ [id]: "expired" });
+    const { sink, connection } = await open(on.relay, id);
+    await turns(20);
+    connection.ponged(sink.pings.at(-1) ?? "");
+    expect(await states(on, first?.id)).toEqual({ [id]: "expired" });
+    await on.restart();
+    expect(await states(on, first?.id)).toEqual({ [id]: "expired" });
+  });
+
   test("of hundreds of clients", async () => {
     const on = await stage();
     const clients = await Promise.all(Array.from({ length: 300 }, () => on.relay.clients.register(registration)));
@@ -284,6 +327,50 @@ describe("retention", () => {
       expect(statSync(`${directory}/data.mdb`).size).toBeLessThanOrEqual(bytes);
       expect((await messages(on.engine)).length * size).toBeGreaterThan(bytes / 4);
     }
+  });
+
+  test("that an event was replaced, when the older one goes with the commit of a newer one", async () => {
+    const on = await stage({ retention: { ...RETENTION, count: 10 } });
+    const keyed = async (message: string): Promise<unknown> => {
+      return on.relay.publisher.publish([{ topic: "a", key: "k", message }]);
+    };
+    await keyed("1");
+    await publish(on, 9);
+    await keyed("2");
+    await on.restart();
+    await keyed("3");
+    expect((await messages(on.engine)).filter((message) => typeof message === "number")).toEqual([3]);
+  });
+
+  test("of receipts before that of events", async () => {
+    const on = await stage({ retention: { ...RETENTION, bytes: 2 * 2 ** 20 } });
+    const clients = await Promise.all(Array.from({ length: 900 }, () => on.relay.clients.register(registration)));
+    for (let index = 0; index < 300; index++) {
+      const { connection } = await open(on.relay, clients[index]?.id ?? "");
+      await on.relay.clients.changeTopics(clients[index]?.id ?? "", { add: [`other.${index}`, `b.${index}.>`] });
+      await on.relay.publisher.publish([{ topic: "a", message: "1" }]);
+      await on.relay.connections.closed(connection);
+    }
+    expect(await messages(on.engine)).toHaveLength(300);
+  });
+
+  test("while a pattern over thousands of topics is read: what is missing is said", async () => {
+    const on = await stage({ retention: { ...RETENTION, count: 4000 }, window: { count: 10, bytes: 2 ** 26 } });
+    const many = (): { topic: string; message: string }[] => {
+      return Array.from({ length: 1500 }, (_, index) => ({ topic: `t.${index}`, message: "1" }));
+    };
+    for (let round = 0; round < 3; round++) await on.relay.publisher.publish(many());
+    const log = new Log(on.engine);
+    let after = on.engine.floor;
+    const query = { topics: ["t.*"], user: "1", limit: 100_000 };
+    const reading = log.read({ after, ...query });
+    await Promise.all(Array.from({ length: 3 }, () => on.relay.publisher.publish(many())));
+    const { events, through } = await reading;
+    after = through;
+    // All that comes up to there, or the place where the gap begins.
+    const ids = events.map(({ id }) => id);
+    expect(ids.every((id) => compareIds(id, after) <= 0)).toBe(true);
+    expect(log.isGap(after) || ids.length >= 4000 - 10).toBe(true);
   });
 
   test("while readers catch up: each gets the end in order, and is told of what it missed", async () => {

@@ -92,7 +92,8 @@ describe("reads from disk", () => {
                 .filter(({ id }) => compareIds(id, from) > 0 && (!to || compareIds(id, to) <= 0))
                 .filter((event) => isFor(event, name) && topics.some((pattern) => matchesTopic(pattern, event.topic)))
                 .slice(0, limit);
-              expect(await engine.read?.({ topics, user: name, limit, after: from, until: to })).toEqual(expected);
+              const reading = await engine.read?.({ topics, user: name, limit, after: from, until: to });
+              expect(reading?.events).toEqual(expected);
             }
           } finally {
             await engine.close();
@@ -118,13 +119,22 @@ describe("reads from disk", () => {
     const read: string[] = [];
     let after = start;
     for (;;) {
-      const events = (await again.read?.({ topics: ["t.*"], user: "1", after, limit: 256 })) ?? [];
+      const { events } = (await again.read?.({ topics: ["t.*"], user: "1", after, limit: 256 })) ?? { events: [] };
       read.push(...events.map(({ message }) => message));
       if (events.length < 256) break;
       after = (events.at(-1) as Event).id;
     }
     expect(read).toEqual([...drafts.map(({ message }) => message), '"last"']);
   });
+});
+
+test("a directory is not opened twice, and again when it was closed", async () => {
+  const directory = temporaryDirectory();
+  const options = { directory, retention: RETENTION };
+  const first = await openLmdbEngine(options);
+  await expect(openLmdbEngine(options)).rejects.toThrow("this process uses it already");
+  await first.close();
+  await (await openLmdbEngine(options)).close();
 });
 
 function replaces(later: EventDraft, earlier: EventDraft): boolean {

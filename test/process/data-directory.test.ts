@@ -1,8 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { temporaryDirectory } from "../support/directory.js";
+import { openSocket } from "../support/socket.js";
 import { systemProgram } from "../support/system.js";
 import { RelayProcess } from "../support/process.js";
 
@@ -15,10 +16,11 @@ function relayOn(directory: string, ...more: string[]): RelayProcess {
 async function publish(
   address: string,
   message: string,
+  headers: Record<string, string> = {},
 ): Promise<{ status: number; retryAfter: string | null; body: { code?: string; id?: string } }> {
   const response = await fetch(`${address}/publish`, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...headers },
     body: JSON.stringify({ topic: "cats", message }),
   });
   const body = (await response.json()) as { code?: string; id?: string };
@@ -109,6 +111,7 @@ describe("the start ends with a clear message, and nothing is touched", () => {
       "has noise behind its start",
       (file: string) => overwrite(file, 8192, Buffer.alloc(statSync(file).size - 8192, 255)),
     ],
+    ["is empty", (file: string) => writeFileSync(file, "")],
     ["is a text", (file: string) => writeFileSync(file, "hello\n")],
   ])("when its data %s", async (_, damage) => {
     const directory = await usedDirectory();
@@ -129,11 +132,11 @@ function overwrite(file: string, at: number, bytes: Buffer): void {
 test("a start that was cut short before there was data is taken up", async () => {
   const directory = temporaryDirectory();
   writeFileSync(join(directory, "VERSION.new"), "topic");
-  await relayOn(directory).address();
-  const other = join(temporaryDirectory(), "other");
-  mkdirSync(other);
-  copyFileSync(join(directory, "VERSION"), join(other, "VERSION"));
-  writeFileSync(join(other, "data.mdb"), "");
+  const first = relayOn(directory);
+  await first.address();
+  expect(readdirSync(directory).sort()).toEqual(["VERSION", "data.mdb", "lock.mdb"]);
+  const other = temporaryDirectory();
+  for (const name of ["VERSION.new", "data.mdb"]) writeFileSync(join(other, name), "");
   expect((await publish(await relayOn(other).address(), "works")).status).toBe(200);
 });
 
@@ -151,6 +154,11 @@ test.skipIf(prlimit === undefined)(
     ]);
     const address = await relay.address();
     const message = "x".repeat(20_000);
+    const key = { "idempotency-key": "k" };
+    expect((await publish(address, "once", key)).status).toBe(200);
+    const headers = { "content-type": "application/json" };
+    const registered = await fetch(`${address}/register`, { method: "POST", headers, body: '{"user_id":1}' });
+    const client = (await registered.json()) as { url: string };
     const acknowledged: string[] = [];
     let answer = await publish(address, message);
     while (answer.status === 200) {
@@ -161,6 +169,13 @@ test.skipIf(prlimit === undefined)(
     expect((await publish(address, "small")).status).toBe(503);
     expect((await fetch(`${address}/health`)).status).toBe(200);
     expect(acknowledged.length).toBeGreaterThan(10);
+    // What needs nothing written: who comes back, what was answered before, what is not kept.
+    const frames = await openSocket(`${client.url}?format=json`);
+    expect(await frames.json()).toMatchObject({ data: { event: "connected", gap: false } });
+    expect(await frames.json()).toMatchObject({ type: "event", message });
+    expect(await publish(address, "once", key)).toMatchObject({ status: 200, body: { duplicate: true } });
+    const gone = await fetch(`${address}/register/${"0".repeat(32)}`, { method: "DELETE" });
+    expect(await gone.json()).toEqual({ removed: false });
 
     execFileSync(prlimit ?? "", ["--pid", String(relay.child.pid), "--fsize=unlimited:unlimited"]);
     do answer = await publish(address, "again");

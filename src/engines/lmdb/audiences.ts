@@ -37,11 +37,12 @@ export class Audiences {
     this.kept = new WeakMap();
   }
 
-  clients(audience: Audience): readonly ClientId[] {
+  /** @returns undefined when the list is not kept any more */
+  clients(audience: Audience): readonly ClientId[] | undefined {
     if (typeof audience !== "string") return audience;
     const at = parseId(audience);
     const bytes = at && this.table.get(idKey(at));
-    if (!bytes) return [];
+    if (!bytes) return undefined;
     const count = Math.floor(bytes.length / CLIENT_BYTES);
     return Array.from({ length: count }, (_, index) => {
       return clientOf(bytes.subarray(index * CLIENT_BYTES, (index + 1) * CLIENT_BYTES));

@@ -17,6 +17,9 @@ export const MAX_EVENTS = 128;
 /** Bytes of records in a block, but for a single larger one: what is read to get at one event. */
 export const MAX_BYTES = 32 * 1024;
 
+/** Postings that lead to a block, but for a single event with more users: what is dropped at a time. */
+export const MAX_ROWS = 1024;
+
 const COUNT_BYTES = 2;
 const PLACE_BYTES = ID_BYTES + 4;
 const LINE_FEED = 0x0a;

@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statfsSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
@@ -9,9 +19,14 @@ import { MAX_TABLES } from "./tables.js";
 const VERSION = 1;
 
 const VERSION_FILE = "VERSION";
+const UNFINISHED = "VERSION.new";
+const DATA_FILE = "data.mdb";
 
 /** Bytes of address space: LMDB's file may grow up to it. It takes no memory and no disk. */
 const MAP_SIZE = 2 ** 40;
+
+/** Directories that this process has open. */
+const opened = new Set<string>();
 
 /**
  * Opens a data directory, and makes it when there is none.
@@ -21,8 +36,11 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
   return explained(path, () => {
     makeDirectory(resolve(path));
     checkVersion(path);
-    const file = join(path, "data.mdb");
+    const file = join(path, DATA_FILE);
     checkData(path, () => findFalseStart(file));
+    const realPath = realpathSync(path);
+    if (opened.has(realPath))
+      throw unusable(path, "this process uses it already. Each relay needs a directory of its own");
     const root = open<Buffer, Buffer>(path, {
       encoding: "binary",
       keyEncoding: "binary",
@@ -40,6 +58,12 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
       void root.close();
       throw error;
     }
+    opened.add(realPath);
+    const close = root.close.bind(root);
+    root.close = async () => {
+      await close();
+      opened.delete(realPath);
+    };
     return root;
   });
 }
@@ -94,26 +118,36 @@ function unusable(path: string, why: string, cause?: unknown): RelayError {
   return new RelayError("unavailable", `the data directory ${path} can not be used: ${why}`, { cause });
 }
 
+/**
+ * The file that says the version comes last: while there is none, nothing was ever acknowledged. One by another name
+ * tells a directory that was begun from one of something else.
+ */
 function checkVersion(path: string): void {
-  const file = join(path, VERSION_FILE);
   const names = readdirSync(path);
   if (!names.includes(VERSION_FILE)) {
-    // A start that was cut short may have left the file that becomes this one.
-    const others = names.filter((name) => name !== `${VERSION_FILE}.new`);
-    if (others.length > 0)
-      throw unusable(path, `it has other files, such as ${others[0]}, and no file ${VERSION_FILE}`);
-    writeFileSync(`${file}.new`, `topic-relay ${VERSION}\n`);
-    renameSync(`${file}.new`, file);
+    const own = names.includes(UNFINISHED) ? [UNFINISHED, DATA_FILE, "lock.mdb"] : [];
+    const other = names.find((name) => !own.includes(name));
+    if (other !== undefined) throw unusable(path, `it has other files, such as ${other}, and no file ${VERSION_FILE}`);
+    writeFileSync(join(path, UNFINISHED), `topic-relay ${VERSION}\n`);
     return;
   }
-  const text = readFileSync(file, "utf8").trim();
+  const text = readFileSync(join(path, VERSION_FILE), "utf8").trim();
   const version = /^topic-relay (\d{1,9})$/.exec(text)?.[1];
   if (version === undefined) throw unusable(path, `its file ${VERSION_FILE} does not say which version it is`);
   if (Number(version) > VERSION) {
     throw unusable(path, `it is of version ${version}, from a newer topic-relay: this one knows version ${VERSION}`);
   }
-  if (Number(version) !== VERSION)
+  if (Number(version) !== VERSION) {
     throw unusable(path, `it is of version ${version}, which this topic-relay does not know`);
+  }
+  if (!names.includes(DATA_FILE)) throw unusable(path, `its ${DATA_FILE} is missing`);
+  if (statSync(join(path, DATA_FILE)).size === 0) throw unusable(path, `its ${DATA_FILE} is damaged: it is empty`);
+}
+
+/** To be called when a new directory has its first data. */
+export function finishDirectory(path: string): void {
+  const unfinished = join(path, UNFINISHED);
+  if (existsSync(unfinished)) renameSync(unfinished, join(path, VERSION_FILE));
 }
 
 function checkData(path: string, find: () => string | undefined): void {

@@ -1,12 +1,12 @@
 import type { RootDatabase } from "lmdb";
 import type { ClientRecord } from "../../core/client.js";
 import { RelayError } from "../../core/errors.js";
-import { laterOf } from "../../core/id.js";
+import { type EventId, laterOf } from "../../core/id.js";
 import { type Retention, Window } from "../../core/window.js";
 import type { KnownKey } from "../journal.js";
 import { LocalEngine } from "../local.js";
 import { clientOf } from "./bytes.js";
-import { explained, isFull, openDirectory } from "./directory.js";
+import { explained, finishDirectory, isFull, openDirectory } from "./directory.js";
 import { LmdbJournal, type Report } from "./journal.js";
 import { decode, decodeClient, encode, type LogState } from "./records.js";
 import { Changes, META, openTables, type Tables } from "./tables.js";
@@ -38,8 +38,9 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
   const root = openDirectory(directory);
   try {
     const tables = explained(directory, () => openTables(root));
-    const state = await begin(root, tables, directory);
     const clients = explained(directory, () => [...restoreClients(tables)]);
+    const state = await begin(root, tables, directory, clients);
+    explained(directory, () => finishDirectory(directory));
     const keys = explained(directory, () =>
       [...tables.keys.getRange({})].map(({ value }) => decode(value) as KnownKey),
     );
@@ -57,11 +58,17 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
 }
 
 /** Takes up the log where it ended; the first write shows that there can be others. */
-async function begin(root: RootDatabase<Buffer, Buffer>, tables: Tables, directory: string): Promise<LogState> {
+async function begin(
+  root: RootDatabase<Buffer, Buffer>,
+  tables: Tables,
+  directory: string,
+  clients: readonly ClientRecord[],
+): Promise<LogState> {
   const now = { ms: Date.now(), seq: 0 };
   const kept = tables.meta.get(META);
-  const before = kept ? (decode(kept) as LogState) : { origin: now, head: now, floor: now, count: 0 };
-  const state = kept ? { ...before, head: laterOf(now, { ms: before.head.ms + ID_GAP, seq: 0 }) } : before;
+  const state = kept
+    ? takeUp(decode(kept) as LogState, now, clients)
+    : { origin: now, head: now, floor: now, count: 0 };
   const changes = new Changes();
   changes.put(tables.meta, META, encode(state));
   try {
@@ -70,6 +77,12 @@ async function begin(root: RootDatabase<Buffer, Buffer>, tables: Tables, directo
     throw new RelayError("unavailable", `the data directory ${directory} can not be written`, { cause });
   }
   return state;
+}
+
+/** Above everything that was given out, as far as the disk tells: events that are not kept move cursors too. */
+function takeUp(state: LogState, now: EventId, clients: readonly ClientRecord[]): LogState {
+  const last = clients.reduce((id, { cursor, confirmed }) => laterOf(laterOf(id, cursor), confirmed), state.head);
+  return { ...state, head: laterOf(now, { ms: last.ms + ID_GAP, seq: 0 }) };
 }
 
 function* restoreClients({ clients, cursors }: Tables): Generator<ClientRecord> {

@@ -1,10 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { KeptClient, Matched } from "../../core/engine.js";
+import type { KeptClient, Matched, StoreReading } from "../../core/engine.js";
 import { RelayError } from "../../core/errors.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
-import { compareIds, type EventId, laterOf } from "../../core/id.js";
+import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
 import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt, KnownKey } from "../journal.js";
 import { Audiences } from "./audiences.js";
@@ -24,14 +24,21 @@ const RETRY_AFTER = 1000;
 const TRIM_EVERY = 100;
 const TRIM_PART = 1 / 64;
 
-/** Events, or rows of other kinds, that are dropped with one commit besides as many as it brings: a few milliseconds. */
+/** Rows that are dropped with one commit besides as many as it brings: a few milliseconds. */
 const TRIM_BUDGET = 1000;
 
 /** Characters of messages with which a group is closed: what one transaction writes is to be a small part of the log. */
 const GROUP_SIZE = 2 * 1024 * 1024;
 
-/** How many clients that an event passed by are noted for it. */
+/** How many clients that an event passed by are noted for it, and for how many events that is counted. */
 const MAX_MISSED = 1000;
+const MAX_EVENTS_MISSED = 10_000;
+
+/** Milliseconds of ids for events that are not kept, after which the last one is written all the same. */
+const ID_LAG = 500;
+
+/** Milliseconds between complaints about the same thing. */
+const COMPLAIN_EVERY = 60_000;
 
 /** What happened to the journal that someone should know who looks after the relay. */
 export type Report = (level: "error" | "info", message: string, error?: unknown) => void;
@@ -54,12 +61,13 @@ export class LmdbJournal implements Journal {
   private readonly tombstones: Tombstones;
   private readonly trimmer: Trimmer;
   private readonly writer: Writer;
+  private complainedAt = 0;
   private trimmedAt = 0;
   /** Bytes since then. */
   private written = 0;
   private trimDue = false;
   /** How many clients an event passed by. */
-  private readonly misses = new WeakMap<EventId, number>();
+  private misses = new Map<string, number>();
 
   constructor(
     private readonly root: RootDatabase<Buffer, Buffer>,
@@ -128,8 +136,10 @@ export class LmdbJournal implements Journal {
   }
 
   miss(event: EventId, client: ClientId): void {
-    const misses = (this.misses.get(event) ?? 0) + 1;
-    this.misses.set(event, misses);
+    if (this.misses.size > MAX_EVENTS_MISSED) this.misses = new Map();
+    const name = formatId(event);
+    const misses = (this.misses.get(name) ?? 0) + 1;
+    this.misses.set(name, misses);
     if (misses > MAX_MISSED + 1) return;
     this.pending.missed.push({ event, client: misses > MAX_MISSED ? undefined : client });
     this.wake();
@@ -143,15 +153,31 @@ export class LmdbJournal implements Journal {
     await (pending.isEmpty ? (this.waiting.at(-2) ?? underWay)?.saved : pending.saved);
   }
 
-  read(query: Query): Promise<Event[]> {
-    return this.reader.read(query);
+  async savedKey(key: string): Promise<void> {
+    const group = [...this.waiting, this.underWay].findLast((each) => each?.keys.has(key));
+    if (group && this.failed) throw unavailable();
+    await group?.saved;
+  }
+
+  async read(query: Query): Promise<StoreReading> {
+    try {
+      return await this.reader.read(query);
+    } catch (error) {
+      const now = Date.now();
+      if (now - this.complainedAt > COMPLAIN_EVERY) {
+        this.complainedAt = now;
+        this.report("error", "the log can not be read everywhere: data.mdb is damaged", error);
+      }
+      throw unavailable();
+    }
   }
 
   receipt(event: EventId): JournalReceipt | undefined {
     const found = this.reader.find(event);
     if (!found) return undefined;
     const { audience, ...head } = found.block.headAt(found.index);
-    return { head, matched: this.audiences.clients(audience), missed: this.missed(event) };
+    const matched = this.audiences.clients(audience);
+    return { head, matched, missed: this.missed(event), replaced: this.reader.isReplaced(head) };
   }
 
   gone(id: ClientId): KeptClient | undefined {
@@ -167,6 +193,7 @@ export class LmdbJournal implements Journal {
 
   async close(): Promise<void> {
     this.closed = true;
+    this.wake();
     await this.running;
     await this.root.close();
   }
@@ -182,9 +209,10 @@ export class LmdbJournal implements Journal {
     return this.waiting.shift() as Group;
   }
 
-  private note(id: EventId): void {
+  note(id: EventId): void {
     this.pending.head = id;
-    this.wake();
+    // The newest id alone is no reason to write, but for once in a while.
+    if (!this.pending.isEmpty || id.ms - this.head.ms > ID_LAG) this.wake();
   }
 
   private wake(): void {
@@ -194,7 +222,7 @@ export class LmdbJournal implements Journal {
   private async run(): Promise<void> {
     // What else comes in this turn goes along.
     await new Promise(setImmediate);
-    while (this.waiting.length > 1 || !this.pending.isEmpty || this.trimDue) {
+    while (this.isDue()) {
       const group = this.next();
       this.underWay = group;
       try {
@@ -211,11 +239,18 @@ export class LmdbJournal implements Journal {
     this.running = undefined;
   }
 
+  private isDue(): boolean {
+    if (this.waiting.length > 1 || !this.pending.isEmpty) return true;
+    const { head } = this.pending;
+    if (head && (this.closed || head.ms - this.head.ms > ID_LAG)) return true;
+    return this.trimDue && !this.closed;
+  }
+
   private async commit(group: Group): Promise<void> {
     const changes = new Changes();
     this.trimmer.count += group.events.length;
-    this.writer.write(changes, group);
-    this.drop(changes, group.events.length);
+    const renewed = this.writer.write(changes, group);
+    this.drop(changes, group.events.length, renewed);
     this.head = group.head ?? this.head;
     const { origin, head, trimmer } = this;
     changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
@@ -223,7 +258,7 @@ export class LmdbJournal implements Journal {
     this.trimDue ||= trimmer.count > this.retention.count;
   }
 
-  private drop(changes: Changes, events: number): void {
+  private drop(changes: Changes, events: number, renewed: ReadonlySet<string>): void {
     const now = Date.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
@@ -233,7 +268,7 @@ export class LmdbJournal implements Journal {
     this.trimmedAt = now;
     this.written = 0;
     const budget = TRIM_BUDGET + events * 2;
-    this.trimDue = trimmer.trim(changes, now, budget);
+    this.trimDue = trimmer.trim(changes, now, budget, renewed);
     this.window.dropThrough(this.floor);
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import type { StoreReading } from "../../core/engine.js";
 import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import { matchesTopic } from "../../core/topics.js";
@@ -7,6 +8,9 @@ import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
 import { firstPlaces, prefixesFor } from "./postings.js";
 import type { Tables } from "./tables.js";
+
+/** Characters of messages after which a read ends: more would hardly fit what may wait for a connection. */
+const MAX_READ = 1024 * 1024;
 
 /** Events that are looked at in one turn when everything has to be read: some milliseconds. */
 const SCAN = 1000;
@@ -19,8 +23,9 @@ export class LogReader {
   ) {}
 
   /** The first events that the query asks for. */
-  async read(query: Query): Promise<Event[]> {
+  async read(query: Query): Promise<StoreReading> {
     const after = laterOf(query.after, this.floor());
+    if (!this.hasMore(after)) return { events: [] };
     const prefixes = prefixesFor(this.tables.postings, query.topics, query.user);
     if (!prefixes) return this.scan({ ...query, after });
     // As in the window: many short reads for many topics were dear.
@@ -32,6 +37,7 @@ export class LogReader {
       return index < had && compareIds(block, from) === 0;
     });
     const events: Event[] = [];
+    let size = 0;
     let block: Block | undefined;
     let blockId: EventId | undefined;
     for (const place of places) {
@@ -40,9 +46,12 @@ export class LogReader {
       if (!block) continue;
       if (query.until && compareIds(block.idAt(place.index), query.until) > 0) break;
       const event = block.eventAt(place.index);
-      if (isFor(event, query.user)) events.push(event);
+      if (!isFor(event, query.user)) continue;
+      events.push(event);
+      size += event.message.length;
+      if (size >= MAX_READ) return { events, through: event.id };
     }
-    return events;
+    return { events };
   }
 
   /** An event that is kept; undefined when it is not. */
@@ -56,6 +65,15 @@ export class LogReader {
   newest(replacement: string): EventId | undefined {
     const id = this.tables.replaceable.get(replaceableKey(replacement));
     return id && readId(id);
+  }
+
+  /** Whether there is any event after an id. */
+  private hasMore(after: EventId): boolean {
+    const [last] = this.tables.log.getKeys({ reverse: true, limit: 1 });
+    if (!last) return false;
+    if (compareIds(readId(last), after) > 0) return true;
+    const block = this.passingBlock(readId(last));
+    return block !== undefined && block.after(after) < block.count;
   }
 
   /** The block that an id falls into: the last one that starts at or before it. */
@@ -72,7 +90,7 @@ export class LogReader {
   }
 
   /** Looks at everything after the cursor: for patterns that match so many topics that it is the shorter way. */
-  private async scan({ after, until, topics, user, limit }: Query): Promise<Event[]> {
+  private async scan({ after, until, topics, user, limit }: Query): Promise<StoreReading> {
     const events: Event[] = [];
     let position = after;
     for (;;) {
@@ -80,15 +98,17 @@ export class LogReader {
       for (const block of this.blocksAfter(position)) {
         for (let index = block.after(position); index < block.count; index++) {
           position = block.idAt(index);
-          if (until && compareIds(position, until) > 0) return events;
+          if (until && compareIds(position, until) > 0) return { events };
           const head = block.headAt(index);
           if (!isFor(head, user) || this.isReplaced(head)) continue;
           if (topics.some((subscription) => matchesTopic(subscription, head.topic))) events.push(block.eventAt(index));
-          if (events.length >= limit) return events;
+          if (events.length >= limit) return { events, through: position };
         }
       }
-      if (compareIds(position, before) === 0) return events;
+      if (compareIds(position, before) === 0) return { events };
       await new Promise(setImmediate);
+      // What comes next may have been trimmed meanwhile: then the reader has to be told.
+      if (compareIds(position, this.floor()) < 0) return { events, through: position };
     }
   }
 
@@ -104,7 +124,8 @@ export class LogReader {
     }
   }
 
-  private isReplaced(head: EventHead): boolean {
+  /** Whether a later event has taken its place. */
+  isReplaced(head: EventHead): boolean {
     const replacement = replacementKey(head);
     if (replacement === undefined) return false;
     const newest = this.newest(replacement);

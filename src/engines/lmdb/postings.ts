@@ -99,7 +99,7 @@ export function keysOfBlock(block: Block): Buffer[] {
   return [...postings.entries()].map(([key]) => key);
 }
 
-/** How many topics a pattern may match for an addressee before it is dearer to follow them than to read everything. */
+/** How many topics a reader's patterns may lead to before it is dearer to follow them than to read everything. */
 const MAX_TOPICS = 1024;
 
 /**
@@ -108,9 +108,10 @@ const MAX_TOPICS = 1024;
  */
 export function prefixesFor(table: Table, topics: readonly string[], user: string): Buffer[] | undefined {
   const prefixes = new Map<string, Buffer>();
+  const seeks = { left: MAX_TOPICS };
   for (const to of [addressee(undefined), addressee(user)]) {
     for (const subscription of topics) {
-      const found = isPattern(subscription) ? topicsLike(table, to, subscription) : [subscription];
+      const found = isPattern(subscription) ? topicsLike(table, to, subscription, seeks) : [subscription];
       if (!found) return undefined;
       for (const topic of found) {
         const prefix = postingPrefix(to, topic);
@@ -122,7 +123,7 @@ export function prefixesFor(table: Table, topics: readonly string[], user: strin
 }
 
 /** The topics with postings for an addressee that the pattern matches: a seek for each that begins like it. */
-function topicsLike(table: Table, to: Buffer, pattern: string): string[] | undefined {
+function topicsLike(table: Table, to: Buffer, pattern: string, seeks: { left: number }): string[] | undefined {
   const segments = pattern.split(".");
   const fixed = segments.slice(
     0,
@@ -133,7 +134,7 @@ function topicsLike(table: Table, to: Buffer, pattern: string): string[] | undef
   const end = Buffer.concat([front, Buffer.of(0xff)]);
   const found: string[] = [];
   let start: Buffer = front;
-  for (let seeks = 0; seeks <= MAX_TOPICS; seeks++) {
+  for (; seeks.left > 0; seeks.left--) {
     const [key] = table.getKeys({ start, end, limit: 1 });
     if (!key) return found;
     const topic = key.toString("utf8", to.length, key.length - ID_BYTES - 1);

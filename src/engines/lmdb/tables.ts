@@ -25,7 +25,10 @@ export const META = Buffer.from("log");
 export const MAX_TABLES = 32;
 
 /** Tables that grow with the log, and shrink with it. */
-const LOG_TABLES = ["log", "postings", "replaceable", "audiences", "missed"] as const;
+export const LOG_TABLES = ["log", "postings", "replaceable"] as const;
+
+/** Tables that only receipts need. */
+export const RECEIPT_TABLES = ["audiences", "missed"] as const;
 
 export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
   const open = (name: string): Table =>
@@ -40,10 +43,10 @@ interface Stats {
   readonly overflowPages: number;
 }
 
-/** Bytes on disk that the log takes now: what is freed in the file does not count. */
-export function logBytes(tables: Tables): number {
+/** Bytes on disk that tables take now: what is freed in the file does not count. */
+export function bytesOf(tables: Tables, names: readonly (keyof Tables)[]): number {
   let bytes = 0;
-  for (const name of LOG_TABLES) {
+  for (const name of names) {
     const stats = tables[name].getStats() as Stats;
     bytes += stats.pageSize * (stats.treeBranchPageCount + stats.treeLeafPageCount + stats.overflowPages);
   }

@@ -2,11 +2,11 @@ import { replacementKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import type { Retention } from "../../core/window.js";
 import { Block } from "./block.js";
-import { endOf, ID_BYTES, idKey, readId } from "./bytes.js";
+import { endOf, idKey, readId } from "./bytes.js";
 import { AUDIENCE_LIFE } from "./audiences.js";
 import { replaceableKey } from "./log-reader.js";
 import { keysOfBlock } from "./postings.js";
-import { type Changes, logBytes, type Table, type Tables } from "./tables.js";
+import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, type Table, type Tables } from "./tables.js";
 
 /**
  * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
@@ -16,8 +16,14 @@ const FILL = 0.8;
 /** LMDB can not use pages again that it freed in the last transactions: the room that these need, in transactions. */
 const TRANSACTIONS = 3;
 
+/** The part of `retention.bytes` that receipts may take: beyond, the oldest go before any event does. */
+const RECEIPTS = 1 / 8;
+
 /** The part of `retention.bytes` that is filled in any case, however large the transactions are. */
 const LEAST_FILL = 0.25;
+
+/** Rows of receipts that are dropped at a time when they take too much. */
+const TOO_MANY = 16;
 
 /** What a block and a posting take besides their bytes, roughly. */
 const OVERHEAD = 64;
@@ -40,17 +46,23 @@ export class Trimmer {
   isDue(now: number): boolean {
     if (this.count === 0) return false;
     if (this.count > this.retention.count || this.excess() > 0) return true;
-    const oldest = this.oldest();
-    return oldest !== undefined && this.isTooMuch(oldest, now);
+    try {
+      const oldest = this.oldest();
+      return oldest !== undefined && this.isTooMuch(oldest, now);
+    } catch {
+      // See `trim` for what is done about it.
+      return true;
+    }
   }
 
   /**
    * Moves the floor over what the retention does not allow, and adds to `changes` what removes that from the tables.
    * @param changes what is written with it
-   * @param budget how many events, about
+   * @param budget how many rows, about
+   * @param renewed digests that `changes` has newer events for
    * @returns whether there is more to drop
    */
-  trim(changes: Changes, now: number, budget: number): boolean {
+  trim(changes: Changes, now: number, budget: number, renewed: ReadonlySet<string>): boolean {
     this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
@@ -66,7 +78,9 @@ export class Trimmer {
           this.count--;
         }
         if (index < block.count) break;
-        excess -= this.removeBlock(changes, key, block);
+        const removed = this.removeBlock(changes, key, block, renewed);
+        excess -= removed.bytes;
+        left -= removed.rows;
       } catch {
         // The disk did not keep what was written. Readers that come by fail; this must not.
         changes.remove(this.tables.log, key);
@@ -83,8 +97,9 @@ export class Trimmer {
   /** Bytes over the limit. */
   private excess(): number {
     const { bytes } = this.retention;
-    const limit = Math.max(bytes * FILL - this.transaction * TRANSACTIONS, bytes * LEAST_FILL);
-    return logBytes(this.tables) - limit;
+    const receipts = Math.min(bytesOf(this.tables, RECEIPT_TABLES), bytes * RECEIPTS);
+    const limit = Math.max(bytes * FILL - receipts - this.transaction * TRANSACTIONS, bytes * LEAST_FILL);
+    return bytesOf(this.tables, LOG_TABLES) - limit;
   }
 
   /** The first event after the floor. */
@@ -97,31 +112,41 @@ export class Trimmer {
     return undefined;
   }
 
-  /** @returns about how many bytes that frees */
-  private removeBlock(changes: Changes, key: Buffer, block: Block): number {
+  /** @returns what that frees, about */
+  private removeBlock(
+    changes: Changes,
+    key: Buffer,
+    block: Block,
+    renewed: ReadonlySet<string>,
+  ): { bytes: number; rows: number } {
     const postings = keysOfBlock(block);
     for (const posting of postings) changes.remove(this.tables.postings, posting);
     for (let index = 0; index < block.count; index++) {
       const head = block.headAt(index);
       const replacement = replacementKey(head);
       if (replacement === undefined) continue;
-      const newest = this.tables.replaceable.get(replaceableKey(replacement));
-      if (newest && compareIds(readId(newest), head.id) === 0) {
-        changes.remove(this.tables.replaceable, replaceableKey(replacement));
-      }
+      const digest = replaceableKey(replacement);
+      if (renewed.has(digest.toString("latin1"))) continue;
+      const newest = this.tables.replaceable.get(digest);
+      if (newest && compareIds(readId(newest), head.id) === 0) changes.remove(this.tables.replaceable, digest);
     }
     changes.remove(this.tables.log, key);
-    return postings.reduce((sum, posting) => sum + posting.length + OVERHEAD, block.size + OVERHEAD);
+    const bytes = postings.reduce((sum, posting) => sum + posting.length + OVERHEAD, block.size + OVERHEAD);
+    return { bytes, rows: postings.length };
   }
 
   /** What belongs to events that are gone. */
   private removeThroughFloor(changes: Changes, budget: number): void {
     const { ms, seq } = this.floor;
-    remove(changes, this.tables.missed, endOf(idKey(this.floor)), budget);
-    remove(changes, this.tables.audiences, idKey({ ms: Math.max(0, ms - AUDIENCE_LIFE), seq }), budget);
+    remove(changes, this.tables.missed, { end: endOf(idKey(this.floor)), limit: budget });
+    const unused = idKey({ ms: Math.max(0, ms - AUDIENCE_LIFE), seq });
+    remove(changes, this.tables.audiences, { end: unused, limit: budget });
+    if (bytesOf(this.tables, RECEIPT_TABLES) <= this.retention.bytes * RECEIPTS) return;
+    for (const name of RECEIPT_TABLES) remove(changes, this.tables[name], { limit: TOO_MANY });
   }
 }
 
-function remove(changes: Changes, table: Table, end: Buffer, limit: number): void {
-  for (const key of table.getKeys({ end, limit })) if (key.length >= ID_BYTES) changes.remove(table, key);
+/** The oldest rows. */
+function remove(changes: Changes, table: Table, range: { readonly end?: Buffer; readonly limit: number }): void {
+  for (const key of table.getKeys(range)) changes.remove(table, key);
 }

@@ -1,7 +1,7 @@
 import { type Event, replacementKey } from "../../core/event.js";
 import type { EventId } from "../../core/id.js";
 import type { Audiences } from "./audiences.js";
-import { encodeBlock, MAX_BYTES, MAX_EVENTS, recordOf } from "./block.js";
+import { encodeBlock, MAX_BYTES, MAX_EVENTS, MAX_ROWS, recordOf } from "./block.js";
 import { clientKey, idKey } from "./bytes.js";
 import type { Group } from "./group.js";
 import { type LogReader, replaceableKey } from "./log-reader.js";
@@ -17,8 +17,9 @@ export class Writer {
     private readonly audiences: Audiences,
   ) {}
 
-  write(changes: Changes, group: Group): void {
-    this.writeEvents(changes, group);
+  /** @returns digests of the replacement keys that have newer events now */
+  write(changes: Changes, group: Group): Set<string> {
+    const renewed = this.writeEvents(changes, group);
     const { tables } = this;
     for (const record of group.clients.values()) {
       changes.put(tables.clients, clientKey(record.id), encodeClient(record));
@@ -35,24 +36,30 @@ export class Writer {
     for (const key of group.endedKeys) changes.remove(tables.keys, keyOf(key));
     for (const key of group.keys.values()) changes.put(tables.keys, keyOf(key), encode(key));
     for (const { event, client } of group.missed) changes.put(tables.missed, missKey(event, client), NOTHING);
+    return renewed;
   }
 
-  private writeEvents(changes: Changes, { events, replaced }: Group): void {
+  private writeEvents(changes: Changes, { events, replaced }: Group): Set<string> {
+    const renewed = new Set<string>();
     let block = new BlockBuilder();
     for (const { event, matched } of events) {
       const record = recordOf(event, this.audiences.keep(changes, event.id, matched));
-      if (!block.hasRoomFor(record)) block = this.finish(changes, block);
+      if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
       block.add(event, record, !replaced.has(event));
       const replacement = replacementKey(event);
-      if (replacement !== undefined) changes.put(this.tables.replaceable, replaceableKey(replacement), idKey(event.id));
+      if (replacement === undefined) continue;
+      const digest = replaceableKey(replacement);
+      changes.put(this.tables.replaceable, digest, idKey(event.id));
+      renewed.add(digest.toString("latin1"));
     }
     this.finish(changes, block);
-    if (replaced.size === 0) return;
+    if (replaced.size === 0) return renewed;
     const fresh = new Set(events.map(({ event }) => event));
     this.unlist(
       changes,
       [...replaced].filter((event) => !fresh.has(event)),
     );
+    return renewed;
   }
 
   private finish(changes: Changes, block: BlockBuilder): BlockBuilder {
@@ -101,6 +108,7 @@ class BlockBuilder {
   private readonly ids: EventId[] = [];
   private readonly records: string[] = [];
   private size = 0;
+  private rows = 0;
 
   get first(): EventId | undefined {
     return this.ids[0];
@@ -110,8 +118,10 @@ class BlockBuilder {
     return encodeBlock(this.ids, this.records);
   }
 
-  hasRoomFor(record: string): boolean {
-    return this.ids.length === 0 || (this.ids.length < MAX_EVENTS && this.size + record.length <= MAX_BYTES);
+  hasRoomFor({ users }: Event, record: string): boolean {
+    if (this.ids.length === 0) return true;
+    const rows = this.rows + (users?.length ?? 1);
+    return this.ids.length < MAX_EVENTS && rows <= MAX_ROWS && this.size + record.length <= MAX_BYTES;
   }
 
   /** @param listed whether readers are to find it */
@@ -121,5 +131,6 @@ class BlockBuilder {
     this.ids.push(event.id);
     this.records.push(record);
     this.size += record.length;
+    this.rows += event.users?.length ?? 1;
   }
 }
