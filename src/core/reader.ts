@@ -2,7 +2,7 @@ import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress 
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
-import { isPattern, SegmentTrie } from "./topics.js";
+import { matcherOf } from "./topics.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
@@ -17,17 +17,6 @@ export interface ReaderConnection {
   /** Someone waits for the confirmation of what was sent last. */
   hurry(): void;
   close(disconnect: Disconnect): void;
-}
-
-interface Matcher {
-  readonly exact: ReadonlySet<string>;
-  readonly patterns: SegmentTrie<string>;
-}
-
-function matcherOf(topics: readonly string[]): Matcher {
-  const patterns = new SegmentTrie<string>();
-  for (const pattern of topics.filter(isPattern)) patterns.set(pattern, pattern);
-  return { exact: new Set(topics), patterns };
 }
 
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
@@ -49,7 +38,7 @@ export class Reader {
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
   private kept: ClientRecord;
-  private matcher: Matcher | undefined;
+  private matcher: ((topic: string) => boolean) | undefined;
   private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
 
   constructor(record: ClientRecord) {
@@ -78,7 +67,7 @@ export class Reader {
   /** Whether one of its subscriptions matches the topic. */
   subscribesTo(topic: string): boolean {
     this.matcher ??= matcherOf(this.topics);
-    return this.matcher.exact.has(topic) || this.matcher.patterns.matching(topic).length > 0;
+    return this.matcher(topic);
   }
 
   /** Takes over a changed record. */

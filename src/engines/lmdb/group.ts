@@ -10,6 +10,9 @@ export interface NewEvent {
   readonly matched: readonly Matched[];
 }
 
+/** Each user of an event has its own place in the log: about as much work to write as so many characters. */
+const USER_SIZE = 128;
+
 /** What one commit makes safe: everything that came while the one before was under way. */
 export class Group {
   readonly events: NewEvent[] = [];
@@ -24,7 +27,7 @@ export class Group {
   readonly endedKeys = new Set<KnownKey>();
   /** Without a client: those whom the event passed by are too many to be noted. */
   readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
-  /** Characters of messages. */
+  /** Characters of messages, and what stands for users. */
   size = 0;
   /** The last id in here. */
   head: EventId | undefined;
@@ -49,7 +52,7 @@ export class Group {
 
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
     this.events.push({ event, matched });
-    this.size += event.message.length;
+    this.size += event.message.length + (event.users?.length ?? 0) * USER_SIZE;
     if (replaces) this.replaced.add(replaces);
   }
 

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { StoreReading } from "../../core/engine.js";
 import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
-import { matchesTopic } from "../../core/topics.js";
+import { matcherOf } from "../../core/topics.js";
 import type { Query } from "../../core/window.js";
 import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
@@ -92,6 +92,7 @@ export class LogReader {
   /** Looks at everything after the cursor: for patterns that match so many topics that it is the shorter way. */
   private async scan({ after, until, topics, user, limit }: Query): Promise<StoreReading> {
     const events: Event[] = [];
+    const matches = matcherOf(topics);
     let position = after;
     for (;;) {
       const before = position;
@@ -101,7 +102,7 @@ export class LogReader {
           if (until && compareIds(position, until) > 0) return { events };
           const head = block.headAt(index);
           if (!isFor(head, user) || this.isReplaced(head)) continue;
-          if (topics.some((subscription) => matchesTopic(subscription, head.topic))) events.push(block.eventAt(index));
+          if (matches(head.topic)) events.push(block.eventAt(index));
           if (events.length >= limit) return { events, through: position };
         }
       }
