@@ -320,10 +320,10 @@ describe("retention", () => {
 
   test("by bytes: the file stays within the setting however much is published, small or large", async () => {
     const directory = temporaryDirectory();
-    const bytes = 16 * 2 ** 20;
+    const bytes = 8 * 2 ** 20;
     const on = await stage({ directory, retention: { ...RETENTION, bytes } });
     for (const size of [100, 3000, 60_000]) {
-      await publish(on, Math.ceil((3 * bytes) / size), size, Math.ceil(300_000 / size));
+      await publish(on, Math.ceil((3 * bytes) / size), size, Math.ceil(120_000 / size));
       expect(statSync(`${directory}/data.mdb`).size).toBeLessThanOrEqual(bytes);
       expect((await messages(on.engine)).length * size).toBeGreaterThan(bytes / 4);
     }

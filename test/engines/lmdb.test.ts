@@ -101,7 +101,7 @@ describe("reads from disk", () => {
           }
         },
       ),
-      { numRuns: 150 },
+      { numRuns: 80 },
     );
   });
 
