@@ -5,7 +5,7 @@ import { parseSettings, type Settings, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { Relay } from "./core/relay.js";
 import { openLmdbEngine } from "./engines/lmdb/index.js";
-import type { Report } from "./engines/lmdb/journal.js";
+import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
 import { consoleRoutes } from "./routes/console.js";

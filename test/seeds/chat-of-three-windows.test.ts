@@ -15,7 +15,7 @@ test("three windows: each text reaches all three, each has its own number, and i
   });
   const app = Fastify({ logger: { level: "info", stream } });
   onTestFinished(() => app.close());
-  await app.register(topicRelay);
+  await app.register(topicRelay, { engine: "memory" });
   const address = (await app.listen({ host: "127.0.0.1", port: 0 })).replace("http", "ws");
   const windows = [];
   for (let number = 1; number <= 3; number++) {

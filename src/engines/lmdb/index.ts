@@ -7,7 +7,8 @@ import type { KnownKey } from "../journal.js";
 import { LocalEngine } from "../local.js";
 import { clientOf } from "./bytes.js";
 import { explained, finishDirectory, isFull, openDirectory } from "./directory.js";
-import { LmdbJournal, type Report } from "./journal.js";
+import type { Report } from "./commits.js";
+import { LmdbJournal } from "./journal.js";
 import { decode, decodeClient, encode, type LogState } from "./records.js";
 import { Changes, META, openTables, type Tables } from "./tables.js";
 

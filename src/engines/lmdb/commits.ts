@@ -1,0 +1,127 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { RelayError } from "../../core/errors.js";
+import { Group } from "./group.js";
+
+/** Milliseconds until a commit that failed is tried again. */
+const RETRY_AFTER = 1000;
+
+/** Size with which a group is closed: what one transaction writes is to be a small part of the log. */
+const GROUP_SIZE = 2 * 1024 * 1024;
+
+/** What happened that someone should know who looks after the relay. */
+export type Report = (level: "error" | "info", message: string, error?: unknown) => void;
+
+export interface CommitSteps {
+  /** Makes a group safe. @throws when nothing of it is */
+  readonly commit: (group: Group) => Promise<void>;
+  readonly succeeded: (group: Group) => void;
+  readonly failed: (group: Group) => void;
+  /** Whether there is something to write though no group has anything. */
+  readonly isDue: () => boolean;
+}
+
+/**
+ * Commits groups, one after the other: what comes while one is under way goes into the next. When a commit fails, what it
+ * had stays ordered and is tried again until it is safe; until then nothing new is taken.
+ */
+export class Commits {
+  closed = false;
+  private failed = false;
+  /** What waits to be written, in order. The last is still open, and never left out. */
+  private readonly waiting: [Group, ...Group[]] = [new Group()];
+  private underWay: Group | undefined;
+  private running: Promise<void> | undefined;
+
+  constructor(
+    private readonly steps: CommitSteps,
+    private readonly report: Report,
+  ) {}
+
+  /** The group that is still open. */
+  get pending(): Group {
+    return this.waiting.at(-1) as Group;
+  }
+
+  /** Whether nothing new can be taken now. */
+  get refusing(): boolean {
+    return this.failed || this.closed;
+  }
+
+  /** Resolves when everything up to now is safe. @throws {RelayError} unavailable */
+  async saved(): Promise<void> {
+    if (this.failed) throw unavailable();
+    const { pending, underWay } = this;
+    // What one request brings is never divided: so here is where a group that is large enough can end.
+    if (pending.size > GROUP_SIZE) this.waiting.push(new Group());
+    await (pending.isEmpty ? (this.waiting.at(-2) ?? underWay)?.saved : pending.saved);
+  }
+
+  /** Resolves when everything of an idempotency key is safe. @throws {RelayError} unavailable */
+  async savedKey(key: string): Promise<void> {
+    const group = [this.underWay, ...this.waiting].findLast((each) => each?.keys.has(key));
+    if (group && this.failed) throw unavailable();
+    await group?.saved;
+  }
+
+  /** To be called when there is something to write. */
+  wake(): void {
+    this.running ??= this.run();
+  }
+
+  /** Writes what there is, if it can be written. */
+  async close(): Promise<void> {
+    this.closed = true;
+    this.wake();
+    await this.running;
+  }
+
+  private async run(): Promise<void> {
+    // What else comes in this turn goes along.
+    await new Promise(setImmediate);
+    while (this.waiting.length > 1 || !this.pending.isEmpty || this.steps.isDue()) {
+      const group = this.next();
+      this.underWay = group;
+      try {
+        await this.steps.commit(group);
+      } catch (error) {
+        this.fail(group, error);
+        if (this.closed) break;
+        await delay(RETRY_AFTER, undefined, { ref: false });
+        continue;
+      }
+      this.succeed(group);
+    }
+    this.underWay = undefined;
+    this.running = undefined;
+  }
+
+  /** Takes the first group, to write it. */
+  private next(): Group {
+    if (this.waiting.length === 1) this.waiting.push(new Group());
+    return this.waiting.shift() as Group;
+  }
+
+  private succeed(group: Group): void {
+    if (this.failed) this.report("info", "the data directory can be written again");
+    this.failed = false;
+    this.steps.succeeded(group);
+    group.resolve();
+  }
+
+  private fail(group: Group, error: unknown): void {
+    if (!this.failed) this.report("error", "the data directory can not be written: trying again until it can", error);
+    this.failed = true;
+    this.steps.failed(group);
+    const all = new Group();
+    for (const each of [group, ...this.waiting]) {
+      all.add(each);
+      each.reject(unavailable());
+    }
+    this.waiting.splice(0, Infinity, all);
+    this.underWay = undefined;
+  }
+}
+
+export function unavailable(): RelayError {
+  return new RelayError("unavailable", "the relay can not write to its disk now; what it has is safe. Try again later");
+}
