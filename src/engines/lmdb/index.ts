@@ -48,9 +48,13 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
     const { age, count, bytes } = retention;
     const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
     const window = new Window(share, state.head);
-    const journal = new LmdbJournal(root, tables, window, retention, state, (level, message, error) => {
-      report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
-    });
+    const journal = explained(
+      directory,
+      () =>
+        new LmdbJournal(root, tables, window, retention, state, (level, message, error) => {
+          report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
+        }),
+    );
     return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
   } catch (error) {
     await root.close();

@@ -62,15 +62,16 @@ export class LmdbJournal implements Journal {
     this.origin = origin;
     this.head = head;
     this.trimmer = new Trimmer(tables, retention, floor, count);
-    this.reader = new LogReader(tables, () => this.floor);
+    this.reader = new LogReader(tables, () => this.floor, head);
     this.audiences = new Audiences(tables.audiences);
     this.tombstones = new Tombstones(tables.gone);
     this.writer = new Writer(tables, this.reader, this.audiences);
     this.commits = new Commits(
       {
         commit: (group) => this.commit(group),
-        succeeded: ({ head: last }) => {
+        succeeded: ({ head: last, events }) => {
           if (last) window.pinned = last;
+          this.reader.last = events.at(-1)?.event.id ?? this.reader.last;
         },
         failed: ({ events }) => {
           this.trimmer.count -= events.length;
