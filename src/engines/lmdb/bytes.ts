@@ -6,7 +6,7 @@ import type { EventId } from "../../core/id.js";
 /** Bytes of an id: milliseconds and sequence, 6 each. */
 export const ID_BYTES = 12;
 
-/** What `NUMBER_BYTES` hold. */
+/** The largest number that 6 bytes hold. */
 const MAX_PART = 2 ** 48 - 1;
 
 export function writeId(target: Buffer, { ms, seq }: EventId, at: number): number {

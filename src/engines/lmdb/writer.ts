@@ -98,7 +98,7 @@ function keyOf({ ids }: { readonly ids: readonly EventId[] }): Buffer {
 }
 
 /** Sorts by event. That they are too many comes last. */
-export function missKey(event: EventId, client: string | undefined): Buffer {
+function missKey(event: EventId, client: string | undefined): Buffer {
   return Buffer.concat([idKey(event), client === undefined ? Buffer.of(0xff) : clientKey(client)]);
 }
 
