@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { parseArgs, type ParseArgsConfig } from "node:util";
+import { makeKey, makeToken } from "./commands.js";
 import { flagOf, parseSettings, settingNames, SettingsError, settingsSchema, variableOf } from "./config.js";
 import { serve } from "./server.js";
 
@@ -14,6 +15,15 @@ try {
 }
 
 async function main(args: readonly string[]): Promise<void> {
+  // What was said on the command line may be secret, and every user of the machine can list that.
+  process.title = "topic-relay";
+  const [command, ...rest] = args;
+  if (command === "keys") return void process.stdout.write(`${makeKey(rest)}\n`);
+  if (command === "token") return void process.stdout.write(`${await makeToken(rest, process.env)}\n`);
+  return startServer(args);
+}
+
+async function startServer(args: readonly string[]): Promise<void> {
   const options: NonNullable<ParseArgsConfig["options"]> = Object.fromEntries(
     settingNames.map((name) => [flagOf(name).slice(2), { type: SWITCHES.has(name) ? "boolean" : "string" } as const]),
   );
@@ -56,9 +66,15 @@ function warnOfUnknownVariables(): void {
 function help(): string {
   const rows = settingNames.map((name) => {
     const field = settingsSchema.shape[name];
-    return `  ${flagOf(name).padEnd(20)}${variableOf(name).padEnd(25)}${field.description ?? ""}\n`;
+    return `  ${flagOf(name).padEnd(26)}${variableOf(name).padEnd(32)}${field.description ?? ""}\n`;
   });
-  return `topic-relay [serve] [flags]\n\nFlags, or their environment variables:\n${rows.join("")}`;
+  return (
+    "topic-relay [serve] [flags]\n" +
+    "topic-relay keys new [NAME] [--scopes register+publish]    an API key: a line for --api-keys-file\n" +
+    "topic-relay token --user USER [--topics A,B] [--subscribe A,B] [--publish A,B] [--expires 1h]\n" +
+    "                                                           a token for trying, signed with RELAY_JWT_SECRET\n" +
+    `\nFlags, or their environment variables:\n${rows.join("")}`
+  );
 }
 
 function explain(error: unknown): string {

@@ -1,6 +1,10 @@
 import { z } from "zod";
 import { parseDuration, parseSize } from "./units.js";
+import { ALLOW_ALL, ALLOW_SUBSCRIBE, type Permissions } from "./core/permissions.js";
 import { subscriptionFault } from "./core/topics.js";
+import { isLoopback } from "./trust/hosts.js";
+import { type ApiKey, KeyFault, parseKey } from "./trust/keys.js";
+import { JWKS_ALGORITHMS, secretKey } from "./trust/tokens.js";
 
 /** Milliseconds; as text with a unit. */
 function duration(least: string, most: string) {
@@ -27,7 +31,7 @@ function flag() {
 }
 
 /** A list, or its text with commas. */
-function list(item: z.ZodType<string>) {
+function list<T>(item: z.ZodType<T>) {
   return z.preprocess(
     (value) =>
       typeof value === "string"
@@ -42,11 +46,38 @@ function list(item: z.ZodType<string>) {
 
 const topic = z.string().refine((name) => subscriptionFault(name) === undefined, "must be topics, with commas between");
 
-const origin = z
-  .string()
-  .refine((text) => text === "*" || text === "loopback" || (URL.canParse(text) && new URL(text).origin === text), {
-    error: "must be origins such as https://app.example.com, loopback or *, with commas between",
-  });
+const origin = z.string().refine((text) => text === "*" || text === "loopback" || isOrigin(text), {
+  error: "must be origins such as https://app.example.com, loopback or *, with commas between",
+});
+
+function isOrigin(text: string): boolean {
+  if (/^https?:/.test(text)) return URL.canParse(text) && new URL(text).origin === text;
+  // To the URL standard only the web has origins; apps send theirs all the same (`capacitor://localhost`).
+  return /^[a-z][a-z\d+.-]*:\/\/[a-z\d.-]+(?::\d+)?$/.test(text);
+}
+
+const apiKey = z.string().transform((text, context): ApiKey => {
+  try {
+    return parseKey(text);
+  } catch (error) {
+    if (!(error instanceof KeyFault)) throw error;
+    context.addIssue({ code: "custom", message: error.message });
+    return z.NEVER;
+  }
+});
+
+const jwksUrl = z.url({ error: "must be an https URL" }).refine((text) => {
+  const { protocol, hostname } = new URL(text);
+  return protocol === "https:" || (protocol === "http:" && isLoopback(hostname));
+}, "must be an https URL; http only on this machine");
+
+/** How many, or how many a second. */
+function count(least: number, most: number) {
+  const error = `must be a whole number from ${least} to ${most}`;
+  return z.coerce.number({ error }).int(error).min(least, error).max(most, error);
+}
+
+const path = z.string().min(1, "must be a path");
 
 const listen = z.string().transform((text, context) => {
   const match = /^(?:\[([\da-f:.]+)\]|([^:[\]]+)):(\d{1,5})$/i.exec(text);
@@ -63,36 +94,61 @@ export const settingsSchema = z.strictObject({
     .url({ protocol: /^https?$/, error: "must be an http or https URL" })
     .optional()
     .describe("the relay's address in URLs that it gives out; default: what the caller used"),
-  trustProxy: flag().prefault(false).describe("believe X-Forwarded-* headers"),
+  trustProxy: flag().prefault(false).describe("believe what the one proxy in front says in X-Forwarded-* headers"),
   engine: z
     .enum(["lmdb", "memory"], { error: "must be lmdb or memory" })
     .prefault("lmdb")
     .describe("where the log is kept: on disk, or in memory only"),
-  dataDir: z
-    .string()
-    .min(1, "must be a path")
-    .prefault("./relay-data")
-    .describe("the directory of the lmdb engine; made when there is none"),
+  dataDir: path.prefault("./relay-data").describe("the directory of the lmdb engine; made when there is none"),
   defaultTopics: list(topic).prefault("cats").describe("topics of a client that registers without"),
   clientTtl: duration("1s", "3650d").prefault("300s").describe("how long a client is kept without a connection"),
   maxClientTtl: duration("1s", "3650d").prefault("7d").describe("the most that a client may ask for"),
   retentionAge: duration("1s", "3650d").prefault("24h").describe("how long events are kept"),
-  retentionCount: z.coerce
-    .number({ error: "must be a number of events, from 1" })
-    .int()
-    .min(1)
-    .prefault(1_000_000)
-    .describe("how many events are kept"),
+  retentionCount: count(1, Number.MAX_SAFE_INTEGER).prefault(1_000_000).describe("how many events are kept"),
   retentionBytes: size("64KiB", "512GiB")
     .optional()
     .describe("how much disk (memory engine: memory) the events kept may take; default: 1GiB (64MiB)"),
   pingInterval: duration("1s", "1h").prefault("30s").describe("time between pings on a connection"),
   maxBuffer: size("16KiB", "1GiB").prefault("1MiB").describe("what may wait for one connection"),
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
+  maxClients: count(1, 100_000_000).prefault(1_000_000).describe("how many clients there may be"),
+  maxClientsPerUser: count(1, 1_000_000).prefault(1000).describe("how many clients a user may have"),
+  maxConnections: count(1, 10_000_000)
+    .prefault(20_000)
+    .describe("how many connections an address may have; of IPv6, a network of 64 bits"),
+  maxWaits: count(1, 1_000_000).prefault(1000).describe("how many publishers may wait for confirmations at a time"),
+  maxReplay: count(1, Number.MAX_SAFE_INTEGER)
+    .prefault(1_000_000)
+    .describe("how many events a connection may get over again"),
+  publishRate: count(1, 100_000_000).prefault(20_000).describe("events a second that each key may publish"),
+  frameRate: count(1, 1_000_000).prefault(1000).describe("frames a second that each connection may send"),
+  requestRate: count(1, 1_000_000)
+    .prefault(2000)
+    .describe("requests a second that an address may make without a key, where others can reach the relay"),
+  requestTimeout: duration("1s", "1h").prefault("60s").describe("how long a request may take to arrive"),
+  apiKeys: list(apiKey)
+    .pipe(z.array(z.custom<ApiKey>()).min(1, "must have a key"))
+    .optional()
+    .describe("NAME:SECRET[:SCOPE+SCOPE], with commas between; without scopes: all"),
+  apiKeysFile: path.optional().describe("a file of such keys, one a line; read again on SIGHUP"),
   insecureOpen: flag().prefault(false).describe("listen beyond this machine without keys"),
   allowedOrigins: list(origin)
-    .prefault("loopback")
-    .describe("origins of web pages that may use the relay, loopback, or *"),
+    .optional()
+    .describe("origins of web pages that may use the relay, loopback, or *; default: loopback, with keys none"),
+  jwtSecret: z
+    .string()
+    .min(1, "must not be empty")
+    .transform(secretKey)
+    .optional()
+    .describe("the secret that tokens are signed with (HS256)"),
+  jwksUrl: jwksUrl.optional().describe("where the keys are that tokens are signed with"),
+  jwtAlgorithms: list(z.enum(JWKS_ALGORITHMS, { error: `must be some of ${JWKS_ALGORITHMS.join(", ")}` }))
+    .prefault("RS256,PS256,ES256,EdDSA")
+    .describe("the algorithms that tokens may be signed with, with --jwks-url"),
+  jwtAudience: z.string().min(1).optional().describe("what a token's aud has to be"),
+  jwtIssuer: z.string().min(1).optional().describe("what a token's iss has to be"),
+  tlsCert: path.optional().describe("a certificate (PEM, with those between it and the root)"),
+  tlsKey: path.optional().describe("its private key (PEM)"),
   logLevel: z
     .enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"])
     .prefault("info")
@@ -102,10 +158,20 @@ export const settingsSchema = z.strictObject({
 /** Bytes that the log may take when nothing is said: there is more disk than memory. */
 const RETENTION_BYTES = { lmdb: 2 ** 30, memory: 2 ** 26 };
 
-export type Settings = z.output<typeof settingsSchema> & { readonly retentionBytes: number };
+/** Settings whose values are not said again. */
+const SECRETS = new Set(["apiKeys", "jwtSecret"]);
+
+type Derived = {
+  readonly retentionBytes: number;
+  readonly allowedOrigins: readonly string[];
+  /** What a client may do that was registered without saying so. */
+  readonly defaultAllow: Permissions;
+};
+
+export type Settings = Omit<z.output<typeof settingsSchema>, keyof Derived> & Derived;
 export type SettingsInput = z.input<typeof settingsSchema>;
 
-export const settingNames = Object.keys(settingsSchema.shape) as (keyof Settings)[];
+export const settingNames = Object.keys(settingsSchema.shape) as (keyof z.output<typeof settingsSchema>)[];
 
 /** `clientTtl` → `--client-ttl` */
 export function flagOf(name: string): string {
@@ -133,18 +199,41 @@ export function parseSettings(
   const faults = result.error?.issues.map((issue) => {
     if (issue.code === "unrecognized_keys") return issue.keys.map((key) => `${nameOf(key)}: there is no such setting`);
     const name = String(issue.path[0]);
-    return [`${nameOf(name)}: ${JSON.stringify(given[name])} is not allowed: ${issue.message}`];
+    const value = SECRETS.has(name) ? "the value (which is secret)" : JSON.stringify(given[name]);
+    const which = typeof issue.path[1] === "number" ? `number ${issue.path[1] + 1} of the list ` : "";
+    return [`${nameOf(name)}: ${value} is not allowed: ${which}${issue.message}`];
   });
   if (faults) throw new SettingsError(faults.flat().join("\n"));
   const { data } = result as { data: z.output<typeof settingsSchema> };
-  const settings = { ...data, retentionBytes: data.retentionBytes ?? RETENTION_BYTES[data.engine] };
-  if (settings.clientTtl > settings.maxClientTtl) {
-    throw new SettingsError(`${nameOf("clientTtl")}: is more than ${nameOf("maxClientTtl")}`);
-  }
-  return settings;
+  checkPairs(data, nameOf);
+  const open = !hasKeys(data);
+  return {
+    ...data,
+    retentionBytes: data.retentionBytes ?? RETENTION_BYTES[data.engine],
+    allowedOrigins: data.allowedOrigins ?? (open ? ["loopback"] : []),
+    defaultAllow: open ? ALLOW_ALL : ALLOW_SUBSCRIBE,
+  };
 }
 
-/** Whether only this machine can reach an address. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
+function checkPairs(data: z.output<typeof settingsSchema>, nameOf: (name: string) => string): void {
+  if (data.clientTtl > data.maxClientTtl) {
+    throw new SettingsError(`${nameOf("clientTtl")}: is more than ${nameOf("maxClientTtl")}`);
+  }
+  if ((data.tlsCert === undefined) !== (data.tlsKey === undefined)) {
+    const [one, other] = data.tlsCert === undefined ? ["tlsKey", "tlsCert"] : ["tlsCert", "tlsKey"];
+    throw new SettingsError(`${nameOf(one)}: needs ${nameOf(other)} too`);
+  }
+  if (data.jwtSecret && data.jwksUrl !== undefined) {
+    throw new SettingsError(`${nameOf("jwksUrl")}: goes instead of ${nameOf("jwtSecret")}, not with it`);
+  }
+}
+
+/** Whether callers need a key; otherwise the relay is open. */
+export function hasKeys({ apiKeys, apiKeysFile }: Pick<Settings, "apiKeys" | "apiKeysFile">): boolean {
+  return apiKeys !== undefined || apiKeysFile !== undefined;
+}
+
+/** Whether only this machine is to reach it: then nobody needs to be kept from anything. */
+export function isPrivate(settings: Pick<Settings, "apiKeys" | "apiKeysFile" | "insecureOpen">): boolean {
+  return !hasKeys(settings) && !settings.insecureOpen;
 }

@@ -1,27 +1,36 @@
 import cors from "@fastify/cors";
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyRequest } from "fastify";
-import { parseSettings, type Settings, type SettingsInput } from "./config.js";
+import type { WebSocket } from "ws";
+import { isPrivate, parseSettings, type Settings, SettingsError, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { Relay } from "./core/relay.js";
 import { openLmdbEngine } from "./engines/lmdb/index.js";
 import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
+import { Metrics } from "./metrics.js";
+import { authorize, authorizeAgain, identify } from "./routes/access.js";
 import { consoleRoutes } from "./routes/console.js";
 import type { Context } from "./routes/context.js";
 import { healthRoutes } from "./routes/health.js";
 import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
-import { isAllowedOrigin } from "./routes/origins.js";
-import { answerOtherMethods, handleError, HttpError } from "./routes/problems.js";
+import { CallerLimits, limitRequests } from "./routes/limits.js";
+import { checkSource, isAllowedOrigin } from "./routes/origins.js";
+import { answerOtherMethods, errorHandler } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
 import { streamRoutes } from "./routes/stream.js";
-import { checkUpgrade, endRefusedUpgrade, webSocketUpgrades } from "./routes/upgrades.js";
+import { checkUpgrade, endRefusedUpgrade, WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
+import { ApiKeys } from "./trust/keys.js";
+import { tokenVerifier } from "./trust/tokens.js";
+
+/** Settings of the server, which is not the plugin's. */
+type OfServer = "listen" | "trustProxy" | "tlsCert" | "tlsKey" | "requestTimeout" | "logLevel";
 
 /** Settings as in the README's table, in camel case; and an engine, if it is not to be made from them. */
-export interface TopicRelayOptions extends Omit<SettingsInput, "listen" | "engine"> {
+export interface TopicRelayOptions extends Omit<SettingsInput, "engine" | OfServer> {
   readonly engine?: SettingsInput["engine"] | Engine;
 }
 
@@ -42,15 +51,42 @@ const CLOSE_TIMEOUT = 3000;
  * @throws {SettingsError} an option that can not be
  */
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
-  const { engine: given, prefix: _, ...rest } = options as TopicRelayOptions & { prefix?: string };
-  const settings = parseSettings({ ...rest, ...(typeof given === "object" ? {} : { engine: given }) });
-  const engine = typeof given === "object" ? given : await openEngine(app, settings);
-  const relay = await Relay.start(engine, settings);
-  const context: Context = { relay, settings, prefix: app.prefix === "/" ? "" : app.prefix };
+  const { engine, prefix: _, ...rest } = options as TopicRelayOptions & { prefix?: string };
+  const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
+  await addRelay(app, settings, await loadKeys(settings), typeof engine === "object" ? engine : undefined);
+}
 
-  app.setErrorHandler(handleError);
+/** The keys that the settings speak of; undefined when the relay is to be open. @throws {SettingsError} */
+export async function loadKeys({ apiKeys, apiKeysFile }: Settings): Promise<ApiKeys | undefined> {
+  if (!apiKeys && apiKeysFile === undefined) return undefined;
+  try {
+    return await ApiKeys.load(apiKeys ?? [], apiKeysFile);
+  } catch (error) {
+    const where = apiKeysFile === undefined ? "--api-keys" : `--api-keys-file: ${apiKeysFile}`;
+    throw new SettingsError(`${where}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** @param keys absent: the relay is open */
+export async function addRelay(
+  app: FastifyInstance,
+  settings: Settings,
+  keys: ApiKeys | undefined,
+  engine?: Engine,
+): Promise<void> {
+  const metrics = new Metrics();
+  const relay = await Relay.start(engine ?? (await openEngine(app, settings)), {
+    ...settings,
+    limited: (limit) => metrics.limited(limit),
+  });
+  const limits = new CallerLimits(settings);
+  const context: Context = { relay, settings, limits, metrics, keys, prefix: app.prefix === "/" ? "" : app.prefix };
+  metrics.gauge("relay_clients", "Clients that this relay holds", () => relay.clients.count);
+  metrics.gauge("relay_connections", "Connections that are open", () => relay.connections.count);
+
+  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));
   app.addHook("onResponse", endRefusedUpgrade);
-  app.addHook("onRequest", checkOrigin(settings));
+  app.addHook("onRequest", checkSource(settings));
   await app.register(cors, {
     origin: (origin, allow) => {
       allow(null, origin !== undefined && isAllowedOrigin(origin, settings.allowedOrigins));
@@ -59,11 +95,15 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
     exposedHeaders: ["Relay-Gap", "Retry-After"],
     strictPreflight: false,
   });
+  if (keys) app.addHook("onRequest", identify(keys));
+  if (!isPrivate(settings)) await limitRequests(app, settings);
   await registerWebSockets(app, relay, settings);
+  app.addHook("onRequest", authorize(keys, tokenVerifier(settings)));
+  if (keys) app.addHook("preHandler", authorizeAgain(keys));
   const addOtherMethods = answerOtherMethods(app);
   acceptJson(app);
-  healthRoutes(app);
-  consoleRoutes(app);
+  healthRoutes(app, context);
+  await consoleRoutes(app, context);
   registerRoutes(app, context);
   wsRoutes(app, context);
   streamRoutes(app, context);
@@ -72,6 +112,15 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
     publishRoutes(scope, context);
   });
   addOtherMethods();
+  if (keys) await revokeWith(app, relay, keys);
+}
+
+/** Clients go with the keys that they were registered with; also those whose key went while the relay was down. */
+async function revokeWith(app: FastifyInstance, relay: Relay, keys: ApiKeys): Promise<void> {
+  const retain = async (): Promise<void> => relay.clients.retainKeys(keys.names);
+  const stop = keys.onReload(() => void retain());
+  app.addHook("onClose", async () => stop());
+  await retain();
 }
 
 /** An engine of the plugin's own, which ends with it. */
@@ -87,8 +136,9 @@ async function openEngine(app: FastifyInstance, settings: Settings): Promise<Eng
 }
 
 async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: Settings): Promise<void> {
+  const upgrades = new WebSocketUpgrades(app.server);
   const options = {
-    server: webSocketUpgrades(app.server) as typeof app.server,
+    server: upgrades as unknown as typeof app.server,
     maxPayload: settings.maxMessage + FRAME_ROOM,
     maxFragments: MAX_FRAGMENTS,
     maxBufferedChunks: MAX_CHUNKS,
@@ -99,15 +149,24 @@ async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: 
   };
   await app.register(websocket, {
     options,
+    errorHandler: (error: Error & { code?: string }, socket: WebSocket, { log }: FastifyRequest) => {
+      // What the other end sends or does is nothing to fill a log with.
+      const isTheirs = /^(?:WS_ERR_|E[A-Z]+$)/.test(error.code ?? "");
+      log[isTheirs ? "debug" : "error"]({ err: error }, "socket failed");
+      socket.terminate();
+    },
     preClose: (done: () => void) => {
+      upgrades.close();
       void relay
         .stop()
         .catch((error: unknown) => app.log.error({ err: error }, "the relay did not end well"))
         .then(() => closeSockets(app))
+        .then(() => relay.connections.keepCursors())
         .finally(done);
     },
   });
   app.websocketServer.on("headers", gapHeader);
+  app.websocketServer.on("connection", (_socket, { socket }) => upgrades.decided(socket));
   app.addHook("onRequest", checkUpgrade);
 }
 
@@ -121,15 +180,6 @@ async function closeSockets({ websocketServer }: FastifyInstance): Promise<void>
   }, CLOSE_TIMEOUT);
   await Promise.all(closed);
   clearTimeout(timer);
-}
-
-/** A page of another site has no business here, whatever its browser would let it read. */
-function checkOrigin({ allowedOrigins }: Settings) {
-  return async ({ headers }: FastifyRequest): Promise<void> => {
-    const { origin, upgrade } = headers;
-    if (origin === undefined || upgrade === undefined || isAllowedOrigin(origin, allowedOrigins)) return;
-    throw new HttpError(403, "pages of this origin may not connect: see --allowed-origins");
-  };
 }
 
 function acceptJson(app: FastifyInstance): void {

@@ -1,11 +1,23 @@
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
+import { Server as TlsServer } from "node:tls";
 import closeWithGrace from "close-with-grace";
-import Fastify, { type FastifyInstance, LogController } from "fastify";
-import { isLoopback, type Settings, SettingsError } from "./config.js";
-import { topicRelay } from "./plugin.js";
+import Fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyServerOptions,
+  LogController,
+} from "fastify";
+import { isPrivate, type Settings, SettingsError } from "./config.js";
+import { addRelay, loadKeys } from "./plugin.js";
 import { handleNotFound, problem, sendProblem } from "./routes/problems.js";
 import { endRefusedUpgrade } from "./routes/upgrades.js";
+import { CertificateFiles } from "./tls.js";
+import { isLoopback } from "./trust/hosts.js";
+import type { ApiKeys } from "./trust/keys.js";
+import { STRONG_SECRET } from "./trust/tokens.js";
 
 /** Milliseconds for a request that is under way when the server closes. */
 const UNDER_WAY = 5000;
@@ -22,27 +34,67 @@ const BACKLOG = 65_535;
 /** Characters of a path's parameter: a user id of 128, percent-encoded. */
 const MAX_PARAM = 128 * 12;
 
-/** Milliseconds for a request to arrive whole. */
-const REQUEST_TIMEOUT = 60_000;
+/** Milliseconds for an answer to arrive at somebody who does not speak HTTP, before the connection is cut. */
+const ANSWER_WITHIN = 1000;
 
-/** A server with nothing but the relay. */
-export async function createServer(settings: Settings, logTo: Writable = process.stderr): Promise<FastifyInstance> {
-  const { listen: _, ...options } = settings;
+/** Milliseconds between two looks for requests that do not arrive. */
+const CHECK_EVERY = 30_000;
+
+/** Ends the process as other signals do, unless there is something to read again. */
+const RELOAD = "SIGHUP";
+
+/** A server with nothing but the relay. @throws {SettingsError} files that settings name are not there or not good */
+export async function createServer(
+  settings: Settings,
+  given?: ApiKeys,
+  logTo: Writable = process.stderr,
+): Promise<FastifyInstance> {
+  const keys = given ?? (await loadKeys(settings));
+  const { requestTimeout } = settings;
+  const timeouts = {
+    headersTimeout: requestTimeout,
+    connectionsCheckingInterval: Math.min(CHECK_EVERY, requestTimeout / 2),
+  };
+  const certificate = certificateOf(settings);
   const app = Fastify({
     logger: { level: settings.logLevel, stream: logTo },
     // Two lines for each request would be the most work that a publish makes.
     logController: new LogController({ disableRequestLogging: true }),
-    trustProxy: settings.trustProxy,
-    requestTimeout: REQUEST_TIMEOUT,
+    // One proxy, the other end of the connection: what others before it say of themselves, anybody could have said.
+    trustProxy: settings.trustProxy && ((_address: string, hop: number) => hop === 0),
+    requestTimeout,
+    http: timeouts,
+    ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: requestTimeout } }),
     routerOptions: { maxParamLength: MAX_PARAM },
     clientErrorHandler: answerClientError,
-    frameworkErrors: (error, _request, reply) => void sendProblem(reply, error),
-  });
+    // No hooks are run for these.
+    frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
+      reply.raw.once("finish", () => void endRefusedUpgrade(request));
+      void sendProblem(reply, error);
+    },
+  } as FastifyServerOptions) as FastifyInstance;
   app.setNotFoundHandler(handleNotFound);
   app.addHook("onResponse", endRefusedUpgrade);
   endConnectionsOnClose(app);
-  await app.register(topicRelay, options);
+  if (certificate) reloadCertificate(app, certificate);
+  await app.register(async (scope) => addRelay(scope, settings, keys));
   return app;
+}
+
+function certificateOf({ tlsCert, tlsKey }: Settings): CertificateFiles | undefined {
+  return tlsCert === undefined || tlsKey === undefined ? undefined : new CertificateFiles(tlsCert, tlsKey);
+}
+
+function reloadCertificate(app: FastifyInstance, certificate: CertificateFiles): void {
+  const stop = certificate.watch(() => {
+    try {
+      certificate.reload(app.server as unknown as TlsServer);
+      app.log.info("certificate: read anew");
+    } catch (error) {
+      app.log.error({ err: error }, "certificate: could not be read anew, the old one stays");
+    }
+  });
+  app.addHook("onClose", async () => stop());
 }
 
 /**
@@ -52,37 +104,59 @@ export async function createServer(settings: Settings, logTo: Writable = process
  */
 function endConnectionsOnClose(app: FastifyInstance): void {
   const unused = new Set<Socket>();
+  /** Connections that are to be secure and are not yet, by their other ends: to Node these are two sockets. */
+  const handshaking = new Map<string, Socket>();
   let closing = false;
   const seen = new WeakSet<Socket>();
-  app.server.on("connection", (socket: Socket) => {
+  const take = (socket: Socket): void => {
     // A connection comes again when an upgrade on it was not to be had.
     if (seen.has(socket)) return;
     seen.add(socket);
     unused.add(socket);
     socket.once("close", () => unused.delete(socket));
     if (closing) socket.destroy();
-  });
+  };
+  if (app.server instanceof TlsServer) {
+    app.server.on("connection", (socket: Socket) => {
+      const end = otherEnd(socket);
+      handshaking.set(end, socket);
+      socket.once("close", () => handshaking.delete(end));
+      if (closing) socket.destroy();
+    });
+    app.server.on("secureConnection", (socket: Socket) => {
+      handshaking.delete(otherEnd(socket));
+      take(socket);
+    });
+  } else app.server.on("connection", take);
   app.addHook("onRequest", async ({ raw }) => void unused.delete(raw.socket));
   app.addHook("onSend", async (_request, reply) => {
     if (closing) void reply.header("connection", "close");
   });
   app.addHook("preClose", async () => {
     closing = true;
-    for (const socket of unused) socket.destroy();
+    for (const socket of [...unused, ...handshaking.values()]) socket.destroy();
     setTimeout(() => app.server.closeAllConnections(), UNDER_WAY).unref();
   });
 }
 
+function otherEnd({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}
+
 /** What is not even HTTP is answered as an error too, if it can be. */
 function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[error.code ?? ""] ?? 400;
-  if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+  const { code = "" } = error;
+  // What is not about HTTP is of the connection itself, as a handshake that does not come to its end.
+  if (!/^(?:HPE_|ERR_HTTP_)/.test(code) || !socket.writable) return void socket.destroy();
+  const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[code] ?? 400;
   const answer = problem(status, "this is not a request that can be understood", "bad_request");
   const body = JSON.stringify(answer);
   socket.end(
     `HTTP/1.1 ${status} ${answer.title}\r\nContent-Type: application/problem+json\r\n` +
       `Content-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
   );
+  // The other end may not close its half.
+  setTimeout(() => socket.destroy(), ANSWER_WITHIN).unref();
 }
 
 /**
@@ -91,24 +165,59 @@ function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
  */
 export async function serve(settings: Settings): Promise<FastifyInstance> {
   const { listen } = settings;
-  if (!isLoopback(listen.host) && !settings.insecureOpen) {
-    throw new SettingsError(
-      `--listen: ${listen.host} can be reached from other machines, and anyone there could register and publish. ` +
-        "Listen on 127.0.0.1, or say --insecure-open.",
-    );
-  }
-  const app = await createServer(settings);
+  if (isPrivate(settings) && !isLoopback(listen.host)) throw openToOthers(listen.host);
+  const keys = await loadKeys(settings);
+  const app = await createServer(settings, keys);
   await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
-  if (!isLoopback(listen.host)) app.log.warn("open to other machines without keys: anyone can register and publish");
-  closeWithGrace({ delay: GRACE, logger: app.log }, async ({ signal, err }) => {
+  warnOfWeakness(app, settings, keys);
+  const reloads = settings.apiKeysFile !== undefined || settings.tlsCert !== undefined;
+  if (reloads) process.on(RELOAD, () => void reload(app, settings, keys));
+  closeWithGrace({ delay: GRACE, logger: app.log, skip: reloads ? [RELOAD] : [] }, async ({ signal, err }) => {
     if (err) app.log.error({ err }, "ending after an error");
     else app.log.info({ signal }, "ending");
     await app.close();
   });
   const { address, family, port } = app.server.address() as AddressInfo;
   const host = family === "IPv6" ? `[${address}]` : address;
-  process.stdout.write(`topic-relay listening on http://${host}:${port} (engine: ${engineOf(settings)})\n`);
+  const scheme = settings.tlsCert === undefined ? "http" : "https";
+  process.stdout.write(`topic-relay listening on ${scheme}://${host}:${port} (engine: ${engineOf(settings)})\n`);
   return app;
+}
+
+function openToOthers(host: string): SettingsError {
+  return new SettingsError(
+    `--listen: ${host} can be reached from other machines, and without keys anyone there could register and publish. ` +
+      "There are two ways out:\n" +
+      '  keys:    make one with "topic-relay keys new backend", and set it as RELAY_API_KEYS (or --api-keys-file)\n' +
+      "  open:    say --insecure-open, when all who can reach it may use it",
+  );
+}
+
+/** Reads again what is in files: keys and certificate. What can not be read stays as it is. */
+async function reload(app: FastifyInstance, settings: Settings, keys: ApiKeys | undefined): Promise<void> {
+  const reloads: [string, () => Promise<void> | void][] = [];
+  const certificate = certificateOf(settings);
+  if (keys) reloads.push(["keys", () => keys.reload()]);
+  if (certificate) reloads.push(["certificate", () => certificate.reload(app.server as unknown as TlsServer)]);
+  for (const [what, again] of reloads) {
+    try {
+      await again();
+      app.log.info({ keys: keys?.all.map(({ name }) => name) }, `${what}: read anew`);
+    } catch (error) {
+      app.log.error({ err: error }, `${what}: could not be read anew, and stay as they are`);
+    }
+  }
+}
+
+/** Loud, but no reason not to start. */
+function warnOfWeakness({ log }: FastifyInstance, settings: Settings, keys: ApiKeys | undefined): void {
+  if (!keys && settings.insecureOpen) log.warn("open to other machines without keys: anyone can register and publish");
+  const weak = keys?.all.filter(({ strong }) => !strong).map(({ name }) => name) ?? [];
+  if (weak.length > 0) log.warn({ keys: weak }, "keys with short secrets: make better ones with topic-relay keys new");
+  const { symmetricKeySize = STRONG_SECRET } = settings.jwtSecret ?? {};
+  if (symmetricKeySize < STRONG_SECRET) {
+    log.warn(`--jwt-secret has less than ${STRONG_SECRET} bytes: it can be found by trying, from any one token`);
+  }
 }
 
 function engineOf({ engine, dataDir }: Settings): string {

@@ -20,13 +20,16 @@ export const script = `
     $("log").prepend(item);
   }
   async function post(path, body) {
-    const response = await fetch(base + path, {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
-    });
+    const headers = { "content-type": "application/json" };
+    const key = $("key").value;
+    if (key) headers.authorization = "Bearer " + key;
+    const response = await fetch(base + path, { method: "POST", headers, body: JSON.stringify(body) });
+    if (response.status === 401) $("keys").hidden = false;
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.detail);
     return answer;
   }
+  $("keys").hidden = performance.getEntriesByType("navigation")[0]?.responseStatus !== 401;
   function user() {
     const text = $("user").value;
     return /^\\d+$/.test(text) ? Number(text) : text;
@@ -88,6 +91,7 @@ export const page = `<!doctype html>
 </head>
 <body>
 <h1>topic-relay</h1>
+<div id="keys" hidden><label>key <input id="key" type="password" size="40" autocomplete="off"></label></div>
 <form id="register"><fieldset><legend>1. Register and connect</legend>
   <label>user <input id="user" value="1" size="12" required></label>
   <button>Register</button> <span id="state">not connected</span><br><code id="url"></code>

@@ -1,6 +1,7 @@
 import { RelayError } from "./errors.js";
-import type { UserId } from "./event.js";
+import type { EventHead, UserId } from "./event.js";
 import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { coverOf, type Permissions } from "./permissions.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
 export type ClientId = string;
@@ -18,6 +19,12 @@ export interface Stretch {
   readonly through: EventId;
 }
 
+/** What of a stretch passed a client by. */
+export interface Loss extends Stretch {
+  /** It was all but what these topics and patterns match: the others were taken from it, and do not come back. */
+  readonly except?: readonly string[];
+}
+
 /** A client as the engine keeps it. Immutable: a change makes a new record. */
 export interface ClientRecord {
   readonly id: ClientId;
@@ -26,6 +33,12 @@ export interface ClientRecord {
   readonly subscriptions: readonly Subscriptions[];
   /** Topics joined by `join`: where `chat` publishes to. All of them are subscribed to. */
   readonly rooms: readonly string[];
+  /** What the client may do; what is absent is as the relay's default says. */
+  readonly allow?: Partial<Permissions> | undefined;
+  /** The name of the API key that it was registered with: it goes when the last key of that name goes. */
+  readonly key?: string | undefined;
+  /** Unix milliseconds at which the client ends, with its connection; absent: never. */
+  readonly until?: number | undefined;
   /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
   readonly ttl: number;
   /** Unix milliseconds at which it is forgotten; absent while it has a connection. */
@@ -35,7 +48,7 @@ export interface ClientRecord {
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   readonly confirmed: EventId;
   /** What passed the client by, oldest first, for receipts. */
-  readonly lost: readonly Stretch[];
+  readonly lost: readonly Loss[];
   /** Something that was meant for it is lost, and it has not been told yet. */
   readonly gap: boolean;
   /** The relay that holds it: the one where it registered or connected last. */
@@ -66,9 +79,6 @@ export interface TopicsChange {
   readonly leave?: string;
 }
 
-/** The topic that all connections of `/ws` have. */
-export const BROADCAST = "$broadcast";
-
 /** Only the relay itself hands out reserved topics, and no change takes them away. */
 function isReserved(topic: string): boolean {
   return topic.startsWith("$");
@@ -90,9 +100,7 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
     if (!isReserved(topic)) topics.delete(topic);
   }
   for (const topic of [...(change.add ?? []), change.join ?? []].flat()) topics.add(topic);
-  if (topics.size > MAX_TOPICS) {
-    throw new RelayError("bad_request", `a client has at most ${MAX_TOPICS} topics: this would be ${topics.size}`);
-  }
+  checkCount([...topics].filter((topic) => !isReserved(topic)).length);
   const changed = {
     ...record,
     rooms: [...new Set([...record.rooms, change.join ?? []].flat())].filter((room) => topics.has(room)),
@@ -101,7 +109,40 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
   const pruned = withCursor(changed, record.cursor);
   if (pruned.subscriptions.length <= MAX_HISTORY) return pruned;
   const [, next] = pruned.subscriptions as [Subscriptions, Subscriptions];
-  return { ...withCursor(withLoss(pruned, record.cursor, next.from), next.from), gap: true };
+  const loss = { after: record.cursor, through: next.from };
+  return { ...withCursor(withLoss(pruned, loss), next.from), gap: true };
+}
+
+/** @throws {RelayError} bad_request: more than `MAX_TOPICS` */
+export function checkCount(topics: number): void {
+  if (topics <= MAX_TOPICS) return;
+  const message = `a client has at most ${MAX_TOPICS} topics: this would be ${topics}`;
+  throw new RelayError("bad_request", message, { limit: "topics_per_client" });
+}
+
+/**
+ * The record of a client that may from `at` on do only this: it loses the subscriptions that go further, also where it
+ * is behind.
+ * @param covers whether it may subscribe to a topic or pattern
+ * @param sent up to where it was sent everything
+ */
+export function withAllow(
+  record: ClientRecord,
+  allow: Partial<Permissions>,
+  covers: (name: string) => boolean,
+  at: EventId,
+  sent: EventId,
+): ClientRecord {
+  if (record.subscriptions.every(({ topics }) => topics.every(covers))) return { ...record, allow };
+  let narrowed: ClientRecord = { ...record, allow, rooms: record.rooms.filter(covers) };
+  const subscriptions = record.subscriptions.map(({ from, topics }, index) => {
+    const kept = topics.filter(covers);
+    const [after, through] = [laterOf(sent, from), record.subscriptions[index + 1]?.from ?? at];
+    const isLess = kept.length < topics.length && compareIds(after, through) < 0;
+    if (isLess) narrowed = withLoss(narrowed, { after, through, except: kept });
+    return { from, topics: kept };
+  });
+  return { ...narrowed, subscriptions };
 }
 
 /** The record with another cursor, and without the subscriptions that ended before it. */
@@ -121,18 +162,21 @@ export function withProgress(record: ClientRecord, { cursor, confirmed }: Progre
   return { ...moved, confirmed: laterOf(record.confirmed, confirmed) };
 }
 
-/** The record of a client that will not get what comes after `after`, up to and with `through`. */
-export function withLoss(record: ClientRecord, after: EventId, through: EventId): ClientRecord {
-  const lost = [...record.lost, { after, through }];
+/** The record of a client that something passes by. */
+export function withLoss(record: ClientRecord, loss: Loss): ClientRecord {
+  const lost = [...record.lost, loss];
   if (lost.length <= MAX_LOST) return { ...record, lost };
   // Rather call something lost that was not than confirmed what was lost.
-  const [first, second, ...others] = lost as [Stretch, Stretch, ...Stretch[]];
+  const [first, second, ...others] = lost as [Loss, Loss, ...Loss[]];
   return { ...record, lost: [{ after: first.after, through: second.through }, ...others] };
 }
 
 /** Whether an event passed the client by. */
-export function isLost({ lost }: Pick<ClientRecord, "lost">, id: EventId): boolean {
-  return lost.some(({ after, through }) => compareIds(after, id) < 0 && compareIds(id, through) <= 0);
+export function isLost({ lost }: Pick<ClientRecord, "lost">, { id, topic }: Pick<EventHead, "id" | "topic">): boolean {
+  return lost.some(({ after, through, except }) => {
+    const isWithin = compareIds(after, id) < 0 && compareIds(id, through) <= 0;
+    return isWithin && !(except && coverOf(except)(topic));
+  });
 }
 
 /**
@@ -143,10 +187,11 @@ export function isLost({ lost }: Pick<ClientRecord, "lost">, id: EventId): boole
 export function withPosition(record: ClientRecord, position: EventId, has: EventId | undefined): ClientRecord {
   const told = has ? { ...record, confirmed: laterOf(record.confirmed, has) } : record;
   const had = has ? laterOf(record.cursor, has) : record.cursor;
-  if (compareIds(position, had) > 0) return withCursor(withLoss(told, had, position), position);
+  if (compareIds(position, had) > 0) return withCursor(withLoss(told, { after: had, through: position }), position);
   if (compareIds(position, record.cursor) >= 0) return withCursor(told, position);
-  // What it goes back over is not lost to it any more.
-  const back = { ...told, lost: record.lost.filter(({ through }) => compareIds(through, position) <= 0) };
+  // What it goes back over is not lost to it any more, unless it may not have it.
+  const lost = record.lost.filter(({ through, except }) => except || compareIds(through, position) <= 0);
+  const back = { ...told, lost };
   if (record.subscriptions.length === 1) return withCursor(back, position);
   const now = topicsOf(record);
   const owed = record.subscriptions.map(({ from, topics }, index) => ({
@@ -169,6 +214,12 @@ export function stretchAfter(
   return { topics: (subscriptions[index] as Subscriptions).topics, until: subscriptions[index + 1]?.from };
 }
 
+/** Unix milliseconds at which the client goes; undefined while it has a connection and no end. */
+export function endOf({ expiresAt, until }: Pick<ClientRecord, "expiresAt" | "until">): number | undefined {
+  return expiresAt === undefined || until === undefined ? (expiresAt ?? until) : Math.min(expiresAt, until);
+}
+
 export function isForgotten(record: ClientRecord, now: number): boolean {
-  return record.expiresAt !== undefined && record.expiresAt <= now;
+  const end = endOf(record);
+  return end !== undefined && end <= now;
 }

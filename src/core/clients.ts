@@ -1,10 +1,12 @@
 import { v4 as uuid } from "uuid";
+import type { Admission, Registration } from "./admission.js";
 import {
-  BROADCAST,
   type ClientId,
   type ClientRecord,
+  endOf,
   isForgotten,
   type TopicsChange,
+  withAllow,
   withLoss,
   withPosition,
   withProgress,
@@ -13,26 +15,18 @@ import {
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
-import { compareIds, type EventId } from "./id.js";
+import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log } from "./log.js";
+import { EXPIRED, REVOKED } from "./notice.js";
+import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
-
-const MAX_CLIENTS = 1_000_000;
-const MAX_CLIENTS_PER_USER = 1000;
 
 /** Seconds for a client whose life is its connection to get there. */
 const CONNECT_WITHIN = 60;
 
 /** Milliseconds until a change that the engine could not take is tried again. */
 const RETRY_AFTER = 1000;
-
-export interface Registration {
-  readonly userId: UserId;
-  readonly topics: readonly string[];
-  /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
-  readonly ttl: number;
-}
 
 /** Where in the log a client goes on, and whether something is lost by then. */
 export interface Place {
@@ -43,21 +37,22 @@ export interface Place {
 /** The side of the relay that registers: clients come, change and go. Every change is an entry of the log. */
 export class Clients {
   private anonymous = 0;
+  /** The names of the API keys that there are; undefined: clients need none. */
+  private keys: ReadonlySet<string> | undefined;
 
   constructor(
     private readonly engine: Engine,
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly node: string,
+    private readonly admission: Admission,
   ) {}
 
-  /** @throws {RelayError} too_many: the user's clients, or all */
-  async register({ userId, topics, ttl }: Registration): Promise<ClientRecord> {
-    const { node, registry } = this;
-    if (registry.size >= MAX_CLIENTS) throw new RelayError("too_many", `there are ${MAX_CLIENTS} clients already`);
-    if (registry.countOf(userKey(userId)) >= MAX_CLIENTS_PER_USER) {
-      throw new RelayError("too_many", `this user has ${MAX_CLIENTS_PER_USER} clients already`);
-    }
+  /** @throws {RelayError} as `Admission.admit` */
+  async register(registration: Registration): Promise<ClientRecord> {
+    const topics = this.admission.admit(registration);
+    const { node } = this;
+    const { userId, ttl, allow, key, until } = registration;
     const id = uuid().replaceAll("-", "");
     const expiresAt = Date.now() + (ttl || CONNECT_WITHIN) * 1000;
     const record = await this.engine.clients.update(id, (_, at) => ({
@@ -69,44 +64,77 @@ export class Clients {
       cursor: at,
       confirmed: at,
       lost: [],
-      subscriptions: [{ from: at, topics: [...new Set(topics)] }],
+      subscriptions: [{ from: at, topics }],
       rooms: [],
       gap: false,
+      allow,
+      key,
+      until,
     }));
-    return found(record);
+    return this.found(record);
   }
 
   /** Registers a client of `/ws`, with a user id that no client here has. */
-  async registerAnonymous(ttl: number): Promise<ClientRecord> {
+  async registerAnonymous(ttl: number, key?: string): Promise<ClientRecord> {
     do this.anonymous++;
     while (this.registry.countOf(userKey(this.anonymous)) > 0);
-    return this.register({ userId: this.anonymous, topics: [BROADCAST], ttl });
+    return this.register({ userId: this.anonymous, topics: [], ttl, key, inLobby: true });
+  }
+
+  /** What a client may do. */
+  permissionsOf(record: Pick<ClientRecord, "allow">): Permissions {
+    return this.admission.permissionsOf(record);
+  }
+
+  /** How many clients this relay holds. */
+  get count(): number {
+    return this.registry.size;
   }
 
   /** The client as it stands. @throws {RelayError} not_found */
   async get(id: ClientId): Promise<ClientRecord> {
     const held = this.registry.get(id)?.record;
-    return found(held ?? (await this.engine.clients.get(id)));
+    return this.found(held ?? (await this.engine.clients.get(id)));
   }
 
-  /** @throws {RelayError} not_found; bad_request: too many topics */
-  async changeTopics(id: ClientId, change: TopicsChange): Promise<ClientRecord> {
+  /**
+   * Changes what a client may do, and what it is subscribed to. What it may not do any more ends at once.
+   * @param allow what it does not say stays as it is
+   * @throws {RelayError} not_found; bad_request: too many topics; forbidden
+   */
+  async change(id: ClientId, change: TopicsChange, allow?: Partial<Permissions>): Promise<ClientRecord> {
     const reader = this.registry.get(id);
     if (reader && !reader.connection) await this.passUnowed(reader);
-    return found(await this.update(id, (record, at) => withTopics(record, change, at)));
+    const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
+    const changed = await this.update(id, (before, at) => {
+      const sent = laterOf(reader?.connection?.position ?? before.cursor, before.cursor);
+      const merged = allow && { ...before.allow, ...allow };
+      const covers = coverOf(this.permissionsOf({ allow: merged }).subscribe);
+      const record = merged ? withAllow(before, merged, covers, at, sent) : before;
+      checkAllowed(this.permissionsOf(record), "subscribe", added);
+      const isChanged = added.length > 0 || change.set || change.remove || change.leave;
+      return isChanged ? withTopics(record, change, at) : record;
+    });
+    return this.found(changed);
   }
 
   /** Removes a client and ends its connection. @returns whether there was one */
   async remove(id: ClientId): Promise<boolean> {
     let was = false;
     const reader = this.registry.get(id);
-    // Receipts go on to tell what it had confirmed. When this fails, so does the rest.
-    if (reader) this.engine.clients.moveCursors(new Map([[id, reader.confirmed]])).catch(() => undefined);
+    if (reader) this.noteConfirmed(reader);
     await this.update(id, () => {
       was = true;
       return undefined;
     });
     return was;
+  }
+
+  /** Removes the clients that were registered with keys of other names. */
+  async retainKeys(names: ReadonlySet<string>): Promise<void> {
+    this.keys = names;
+    const revoked = [...this.registry.all()].filter(({ record }) => this.isRevoked(record));
+    await Promise.all(revoked.map(({ id }) => this.expire(id)));
   }
 
   /** Removes all of a user's clients. @returns how many */
@@ -142,7 +170,7 @@ export class Clients {
 
   /** Notes that what comes after `after`, up to and with `through`, will not reach the client. */
   async lose(reader: Reader, after: EventId, through: EventId): Promise<void> {
-    await this.update(reader.id, (record) => withLoss(record, after, through), false);
+    await this.update(reader.id, (record) => withLoss(record, { after, through }), false);
   }
 
   /** Starts the clock of a client that has lost its connection. */
@@ -161,24 +189,26 @@ export class Clients {
       );
     } catch {
       // The engine can not take it now: `expire` comes back to it.
-      this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
+      this.registry.schedule(id, Date.now() + RETRY_AFTER);
     }
   }
 
   /** Removes a client whose time is up. */
   async expire(id: ClientId): Promise<void> {
     const reader = this.registry.get(id);
-    if (!reader || reader.connection) return;
-    const { expiresAt } = reader.record;
-    if (expiresAt === undefined) return this.park(reader);
+    if (!reader) return;
+    const { record, connection } = reader;
+    const revoked = this.isRevoked(record);
+    const end = revoked ? 0 : connection ? record.until : endOf(record);
+    if (end === undefined) return connection ? undefined : this.park(reader);
     // The clock on the wall may have been set back.
-    if (expiresAt > Date.now()) return this.registry.schedule({ id, expiresAt });
+    if (end > Date.now()) return this.registry.schedule(id, end);
+    this.registry.release(reader, revoked ? REVOKED : EXPIRED);
+    this.noteConfirmed(reader);
     try {
-      await this.engine.clients.update(id, (record) =>
-        record && isForgotten(record, Date.now()) ? undefined : record,
-      );
+      await this.engine.clients.update(id, (known) => (known && this.isGone(known) ? undefined : known));
     } catch {
-      this.registry.schedule({ id, expiresAt: Date.now() + RETRY_AFTER });
+      this.registry.schedule(id, Date.now() + RETRY_AFTER);
     }
   }
 
@@ -193,7 +223,7 @@ export class Clients {
     return this.engine.clients.update(
       id,
       (record, at) => {
-        if (!record || isForgotten(record, Date.now())) return record;
+        if (!record || this.isGone(record)) return record;
         const known = reader ? withProgress(record, reader) : record;
         const changed = change(known, at);
         return changed === known ? record : changed;
@@ -202,21 +232,36 @@ export class Clients {
     );
   }
 
+  private found(record: ClientRecord | undefined): ClientRecord {
+    if (!record || this.isGone(record)) throw notFound();
+    return record;
+  }
+
+  /** Its time is up, or the key that it came with is there no more. */
+  private isGone(record: ClientRecord): boolean {
+    return this.isRevoked(record) || isForgotten(record, Date.now());
+  }
+
+  private isRevoked({ key }: ClientRecord): boolean {
+    return key !== undefined && this.keys !== undefined && !this.keys.has(key);
+  }
+
+  /** Receipts go on to tell what a client had confirmed that is about to go. When this fails, so does what follows. */
+  private noteConfirmed({ id, confirmed }: Reader): void {
+    this.engine.clients.moveCursors(new Map([[id, confirmed]])).catch(() => undefined);
+  }
+
   /** Moves the cursor of a client that is away over stretches of the log that hold nothing for it. */
   private async passUnowed(reader: Reader): Promise<void> {
     for (;;) {
       const stretch = reader.stretch(reader.cursor);
-      if (!stretch.until) return;
+      // What is gone may have been owed: that is to be said as a gap.
+      if (!stretch.until || this.log.isGap(reader.cursor)) return;
       const { events, through } = await this.log.read({ after: reader.cursor, limit: 1, ...stretch });
       if (events.length > 0) return;
       reader.pass(through);
     }
   }
-}
-
-function found(record: ClientRecord | undefined): ClientRecord {
-  if (!record || isForgotten(record, Date.now())) throw notFound();
-  return record;
 }
 
 /** The same for unknown, expired and removed: nothing is to be learnt from the difference. */

@@ -1,9 +1,10 @@
 import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
+import type { LimitName } from "./errors.js";
 import { compareIds, formatId, type EventId, laterOf } from "./id.js";
 import type { Log } from "./log.js";
-import { type Disconnect, FAILED, GAP, type Notice } from "./notice.js";
+import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
 import type { Receipts } from "./receipts.js";
@@ -20,6 +21,10 @@ export interface Shared {
   readonly beats: Wheel<Connection>;
   /** Bytes that may wait for one connection. */
   readonly maxBuffer: number;
+  /** Events that one connection may get over again. */
+  readonly maxReplay: number;
+  /** Called when a connection was closed for its long replay. */
+  readonly limited: (limit: LimitName) => void;
   /** Called when a client has confirmed something. */
   readonly moved: (reader: Reader) => void;
   /** Called when a stretch of the log has passed a client by. */
@@ -38,6 +43,11 @@ export class Connection implements ReaderConnection {
   /** Something was received from the other end since the last beat. */
   private heard = true;
   private taken = 0;
+  /** The code that it was closed with from here. */
+  private closedWith: number | undefined;
+  /** What comes up to here it has had before, or was never owed. */
+  private readonly replayUntil: EventId;
+  private replayed = 0;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
   private readonly confirmation: Confirmation;
@@ -51,9 +61,10 @@ export class Connection implements ReaderConnection {
     private readonly sink: Sink,
     readonly encoder: Encoder,
     private readonly shared: Shared,
-    manual: boolean,
+    private readonly manual: boolean,
   ) {
     this.position = reader.cursor;
+    this.replayUntil = reader.confirmed;
     this.confirmation = new Confirmation(reader, shared.receipts, manual ? undefined : encoder.ping);
     this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.questionIfDue());
   }
@@ -139,8 +150,17 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.notify({ event: "disconnected", ...disconnect });
     this.outbox.flush();
+    this.closedWith = disconnect.code;
     this.end();
     this.sink.close(disconnect.code, disconnect.reason);
+  }
+
+  /**
+   * To be called when the other end has closed. When it answers with the code that it was closed with, it has received
+   * all that went before that.
+   */
+  closedBy(code: number | undefined): void {
+    if (code === this.closedWith && code !== undefined && !this.manual) this.confirm(this.position);
   }
 
   /** To be called when the sink is gone. Leaves the client's cursor where it may go on. */
@@ -195,12 +215,17 @@ export class Connection implements ReaderConnection {
     const { log } = this.shared;
     while (this.state === "catching up") {
       if (log.isGap(this.position) && !this.sayGap()) return;
-      const reading = log.read({ after: this.position, limit: BATCH, ...this.reader.stretch(this.position) });
+      const stretch = this.reader.stretch(this.position);
+      const reading = log.read({ after: this.position, limit: BATCH, ...stretch });
       const atOnce = !(reading instanceof Promise);
       const { events, through } = atOnce ? reading : await reading;
       if (this.closed) return;
       if (!this.sink.open) return this.end();
-      if (!this.handAll(events)) {
+      // Meanwhile it may have lost the right to some of it.
+      if (this.reader.stretch(this.position).topics !== stretch.topics) continue;
+      const isWhole = this.handAll(events);
+      if (this.replayed > this.shared.maxReplay) return this.endReplay();
+      if (!isWhole) {
         await this.drain();
         continue;
       }
@@ -215,7 +240,11 @@ export class Connection implements ReaderConnection {
   private handAll(events: readonly Event[]): boolean {
     const now = Date.now();
     return events.every((event) => {
-      if (!isExpired(event, now)) return this.hand(event);
+      if (!isExpired(event, now)) {
+        if (!this.hand(event)) return false;
+        if (compareIds(event.id, this.replayUntil) <= 0) this.replayed++;
+        return true;
+      }
       this.shared.receipts.miss(event.id, this.reader);
       this.position = event.id;
       return true;
@@ -232,6 +261,12 @@ export class Connection implements ReaderConnection {
     this.reader.owesGap = true;
     this.close(GAP);
     return false;
+  }
+
+  /** What is left of the replay is for the next connection: so one client does not keep the relay reading for ever. */
+  private endReplay(): void {
+    this.shared.limited("replay_events");
+    this.close(REPLAYED);
   }
 
   private async drain(): Promise<void> {

@@ -3,9 +3,10 @@ import { type Clients, notFound, type Place } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
+import type { LimitName } from "./errors.js";
 import { compareIds, type EventId } from "./id.js";
 import type { Log, Since } from "./log.js";
-import { type Disconnect, REPLACED, SILENT } from "./notice.js";
+import { REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Receipts } from "./receipts.js";
@@ -17,6 +18,10 @@ export interface ConnectionSettings {
   readonly maxBuffer: number;
   /** Milliseconds between signs of life on a connection. */
   readonly pingInterval: number;
+  /** Events that one connection may get over again. */
+  readonly maxReplay: number;
+  /** Told of each limit that is reached without an error. */
+  readonly limited: (limit: LimitName) => void;
 }
 
 /** How often confirmed cursors are handed to the engine, in milliseconds (product section 7: at most a second behind). */
@@ -55,10 +60,17 @@ export class Connections {
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
       maxBuffer: settings.maxBuffer,
+      maxReplay: settings.maxReplay,
+      limited: settings.limited,
       moved: (reader) => this.note(reader),
       lost: (...stretch) => void this.clients.lose(...stretch).catch(() => undefined),
     };
     this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
+  }
+
+  /** How many connections are open here. */
+  get count(): number {
+    return this.registry.connections;
   }
 
   /** Where the client would go on, and whether something is lost by then. @throws {RelayError} not_found */
@@ -75,7 +87,7 @@ export class Connections {
     await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
-    if (replaced) release(this.registry, replaced, REPLACED);
+    if (replaced) this.registry.release(replaced, REPLACED);
     const { gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
@@ -90,11 +102,15 @@ export class Connections {
     return connection;
   }
 
-  /** To be called when a connection's transport is gone: the client's clock starts. */
-  async closed(connection: Connection): Promise<void> {
+  /**
+   * To be called when a connection's transport is gone: the client's clock starts.
+   * @param code with which the other end closed it, if it did
+   */
+  async closed(connection: Connection, code?: number): Promise<void> {
     connection.end();
     const { reader } = connection;
     if (reader.connection !== connection) return;
+    connection.closedBy(code);
     this.registry.detach(reader);
     // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
@@ -161,7 +177,8 @@ export class Connections {
     this.moved.set(reader.id, reader.cursor);
   }
 
-  private async keepCursors(): Promise<void> {
+  /** Hands on to the engine how far clients have confirmed. Never rejects. */
+  async keepCursors(): Promise<void> {
     if (this.moved.size === 0) return;
     const moved = new Map(this.moved);
     this.moved.clear();
@@ -172,12 +189,4 @@ export class Connections {
       for (const [id, cursor] of moved) if (!this.moved.has(id)) this.moved.set(id, cursor);
     }
   }
-}
-
-/** Takes a client's connection from it and ends it. */
-export function release(registry: Registry, reader: Reader, disconnect: Disconnect): void {
-  const { connection } = reader;
-  if (!connection) return;
-  registry.detach(reader);
-  connection.close(disconnect);
 }

@@ -24,11 +24,28 @@ export interface Disconnect {
   readonly retry_after_ms?: number;
 }
 
+/** Milliseconds for the other end to take what was sent before, and to close; then the connection is cut. */
+export function closeWithin(code: number): number {
+  // Who may not be here any more has nothing to wait for.
+  return code === REMOVED.code || code === EXPIRED.code ? 500 : 3000;
+}
+
 export const REMOVED: Disconnect = { code: 4404, reason: "client removed or expired", reconnect: false };
+
+export const EXPIRED: Disconnect = { code: 4401, reason: "the token has expired", reconnect: false };
+
+export const REVOKED: Disconnect = { code: 4401, reason: "the key was removed", reconnect: false };
 
 export const REPLACED: Disconnect = { code: 4409, reason: "replaced by a newer connection", reconnect: false };
 
 export const SILENT: Disconnect = { code: 4408, reason: "no pong", reconnect: true, retry_after_ms: 0 };
+
+export const REPLAYED: Disconnect = {
+  code: 4429,
+  reason: "a long replay: come back to go on",
+  reconnect: true,
+  retry_after_ms: 1000,
+};
 
 export const GAP: Disconnect = {
   code: 1013,

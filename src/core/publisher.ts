@@ -26,12 +26,18 @@ export interface PublishOptions {
   readonly once?: Omit<Once, "until"> | undefined;
 }
 
+export interface PublisherSettings {
+  /** Requests that may wait for confirmations at the same time. */
+  readonly maxWaits: number;
+}
+
 /** The side of the relay that publishers see: append, count, wait, look up. */
 export class Publisher {
   /** Requests with an idempotency key that are under way. */
   private readonly pending = new Map<string, { fingerprint: string; replies: Promise<PublishReply[]> }>();
   /** How to end each wait for confirmations that is under way. */
   private readonly waits = new Set<() => void>();
+  private waiting = 0;
   private stopped = false;
 
   constructor(
@@ -40,13 +46,29 @@ export class Publisher {
     private readonly registry: Registry,
     private readonly flusher: Flusher,
     private readonly node: string,
+    private readonly settings: PublisherSettings,
   ) {}
 
   /**
    * Publishes events, in order; resolves when they are as safe as the engine promises.
-   * @throws {RelayError} idempotency_key_reused; unavailable
+   * @throws {RelayError} idempotency_key_reused; unavailable; too_many: others wait already
    */
-  async publish(drafts: readonly EventDraft[], { once, wait }: PublishOptions = {}): Promise<PublishReply[]> {
+  async publish(drafts: readonly EventDraft[], options: PublishOptions = {}): Promise<PublishReply[]> {
+    if (options.wait === undefined) return this.publishNow(drafts, options);
+    const { maxWaits } = this.settings;
+    if (this.waiting >= maxWaits) {
+      const message = `${maxWaits} requests wait for confirmations already: publish without wait, or try again`;
+      throw new RelayError("too_many", message, { limit: "waits" });
+    }
+    this.waiting++;
+    try {
+      return await this.publishNow(drafts, options);
+    } finally {
+      this.waiting--;
+    }
+  }
+
+  private async publishNow(drafts: readonly EventDraft[], { once, wait }: PublishOptions): Promise<PublishReply[]> {
     if (!once) {
       const { ids } = await this.engine.append(drafts);
       return this.replies(ids, wait);

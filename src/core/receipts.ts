@@ -118,8 +118,9 @@ export class Receipts {
     });
   }
 
-  private stateOf({ id, ttl }: EventHead, who: Reader | KeptClient): DeliveryState {
-    if (isLost(who, id)) return "expired";
+  private stateOf(head: EventHead, who: Reader | KeptClient): DeliveryState {
+    const { id, ttl } = head;
+    if (isLost(who, head)) return "expired";
     if (compareIds(id, who.confirmed) <= 0) return "confirmed";
     const position = "connection" in who ? who.connection?.position : undefined;
     if (position && compareIds(id, position) <= 0) return "sent";

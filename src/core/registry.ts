@@ -1,4 +1,5 @@
-import { type ClientId, type ClientRecord, topicsOf } from "./client.js";
+import { type ClientId, type ClientRecord, endOf, topicsOf } from "./client.js";
+import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
@@ -46,6 +47,10 @@ export class Registry {
     return this.users.get(user)?.size ?? 0;
   }
 
+  all(): Iterable<Reader> {
+    return this.readers.values();
+  }
+
   *connected(): Generator<Reader> {
     for (const reader of this.readers.values()) if (reader.connection) yield reader;
   }
@@ -59,13 +64,13 @@ export class Registry {
     reader?.adopt(record);
     this.subscriptions.remove(held, without(before, after));
     this.subscriptions.add(held, without(after, before));
-    this.schedule(record);
+    this.schedule(record.id, endOf(record));
   }
 
-  /** Sees to it that the client is forgotten in time. */
-  schedule({ id, expiresAt }: Pick<ClientRecord, "id" | "expiresAt">): void {
-    if (expiresAt === undefined) this.expiries.delete(id);
-    else this.expiries.add(id, expiresAt - Date.now());
+  /** Sees to it that the client is forgotten in time. @param end Unix milliseconds; undefined: it is not */
+  schedule(id: ClientId, end: number | undefined): void {
+    if (end === undefined) this.expiries.delete(id);
+    else this.expiries.add(id, end - Date.now());
   }
 
   /** Lets a client go. */
@@ -91,6 +96,14 @@ export class Registry {
     this.open--;
     reader.connection = undefined;
     this.subscriptions.touch(reader);
+  }
+
+  /** Takes a client's connection from it and ends it. */
+  release(reader: Reader, disconnect: Disconnect): void {
+    const { connection } = reader;
+    if (!connection) return;
+    this.detach(reader);
+    connection.close(disconnect);
   }
 
   match(event: Event): Matched {

@@ -1,17 +1,20 @@
 import { randomUUID } from "node:crypto";
+import { Admission, type AdmissionSettings } from "./admission.js";
 import { Clients } from "./clients.js";
-import { Connections, type ConnectionSettings, release } from "./connections.js";
+import { Connections, type ConnectionSettings } from "./connections.js";
 import type { Answer, Engine, Entry, EventEntry, Matched, Question } from "./engine.js";
 import type { EventId } from "./id.js";
 import { Log } from "./log.js";
 import { REMOVED, REPLACED } from "./notice.js";
 import { Flusher } from "./outbox.js";
-import { Publisher } from "./publisher.js";
+import { Publisher, type PublisherSettings } from "./publisher.js";
 import { Receipts } from "./receipts.js";
 import { Registry } from "./registry.js";
 
 /** How often old events are dropped when nothing new pushes them out, in milliseconds. */
 const TRIM_EVERY = 1000;
+
+export type RelaySettings = AdmissionSettings & ConnectionSettings & PublisherSettings;
 
 /**
  * The relay: follows the log, and hands each entry to those whom it concerns. Its three sides are `clients` (register),
@@ -31,7 +34,7 @@ export class Relay {
 
   private constructor(
     private readonly engine: Engine,
-    settings: ConnectionSettings,
+    settings: RelaySettings,
   ) {
     const { registry, node } = this;
     const receipts = new Receipts(
@@ -41,15 +44,15 @@ export class Relay {
     this.receipts = receipts;
     const log = new Log(engine);
     const flusher = new Flusher();
-    this.clients = new Clients(engine, log, registry, node);
+    this.clients = new Clients(engine, log, registry, node, new Admission(registry, settings));
     this.connections = new Connections(engine, log, registry, this.clients, receipts, flusher, settings);
-    this.publisher = new Publisher(engine, receipts, registry, flusher, node);
+    this.publisher = new Publisher(engine, receipts, registry, flusher, node, settings);
     this.followed = engine.head;
     this.timer = setInterval(() => engine.trim(Date.now()), TRIM_EVERY).unref();
   }
 
   /** Joins a relay to the engine. */
-  static async start(engine: Engine, settings: ConnectionSettings): Promise<Relay> {
+  static async start(engine: Engine, settings: RelaySettings): Promise<Relay> {
     const relay = new Relay(engine, settings);
     relay.leave = await engine.join({
       node: relay.node,
@@ -89,7 +92,7 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
-    release(this.registry, reader, removed ? REMOVED : REPLACED);
+    this.registry.release(reader, removed ? REMOVED : REPLACED);
     this.registry.drop(reader);
   }
 

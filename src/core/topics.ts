@@ -7,6 +7,9 @@ export const MAX_TOPIC_LENGTH = 255;
 
 const RESERVED = "$";
 
+/** The topic that all connections of `/ws` have. */
+export const BROADCAST = "$broadcast";
+
 export function isPattern(subscription: string): boolean {
   if (!/[*>]/.test(subscription)) return false;
   return subscription
@@ -106,7 +109,9 @@ export class SegmentTrie<V> {
     }
   }
 
-  /** The values whose names, read as patterns, match the topic. */
+  /**
+   * The values whose names, read as patterns, match the topic; of a pattern: those that match every topic that it does.
+   */
   matching(topic: string): V[] {
     const found: V[] = [];
     if (topic.startsWith(RESERVED)) return found;
@@ -119,7 +124,9 @@ export class SegmentTrie<V> {
       const rest = node.children.get(">");
       if (rest?.value !== undefined) found.push(rest.value);
       const segment = segments[depth] as string;
-      for (const name of [segment, "*"]) {
+      // A last `>` may be many segments, and only `>` stands for those.
+      if (segment === ">" && depth === segments.length - 1) return;
+      for (const name of segment === "*" ? ["*"] : [segment, "*"]) {
         const child = node.children.get(name);
         if (child) visit(child, depth + 1);
       }

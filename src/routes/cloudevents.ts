@@ -75,7 +75,7 @@ function decodeHeader(name: string, value: string): string {
 function boundedAttributes(attributes: object, maxBytes: number): string {
   const text = JSON.stringify(attributes);
   if (Buffer.byteLength(text) > maxBytes) {
-    throw new RelayError("too_large", `the event's attributes may have ${maxBytes} bytes`);
+    throw new RelayError("too_large", `the event's attributes may have ${maxBytes} bytes`, { limit: "message_bytes" });
   }
   return text;
 }

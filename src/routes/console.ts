@@ -1,25 +1,43 @@
+import helmet from "@fastify/helmet";
 import { createHash } from "node:crypto";
 import type { FastifyInstance } from "fastify";
 import { page, script, style } from "../console/page.js";
+import { CHALLENGE, keyOf } from "./access.js";
+import type { Context } from "./context.js";
+import { HttpError } from "./problems.js";
 
 function hash(text: string): string {
   return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 }
 
-const POLICY = [
-  "default-src 'none'",
-  `script-src ${hash(script)}`,
-  `style-src ${hash(style)}`,
-  "connect-src 'self' ws: wss:",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join("; ");
+/** Nothing but the page's own script and style, and the relay itself. */
+const DIRECTIVES = {
+  "default-src": ["'none'"],
+  "script-src": [hash(script)],
+  "style-src": [hash(style)],
+  "img-src": ["data:"],
+  "connect-src": ["'self'", "ws:", "wss:"],
+  "base-uri": ["'none'"],
+  "form-action": ["'none'"],
+  "frame-ancestors": ["'none'"],
+};
 
 /** `/`: a page to try the relay with. */
-export function consoleRoutes(app: FastifyInstance): void {
-  app.get("/", async (_request, reply) => {
-    void reply.headers({ "content-security-policy": POLICY, "x-content-type-options": "nosniff" });
-    return reply.type("text/html; charset=utf-8").send(page);
+export async function consoleRoutes(app: FastifyInstance, { keys }: Context): Promise<void> {
+  await app.register(async (scope) => {
+    await scope.register(helmet, {
+      contentSecurityPolicy: { useDefaults: false, directives: DIRECTIVES },
+      // For the operator to say: it outlives a certificate.
+      strictTransportSecurity: false,
+    });
+
+    scope.get("/", { config: { access: { scope: "none" } } }, async (request, reply) => {
+      if (keys && !keyOf(request)) {
+        // A browser can send no key with a page that it opens: the page is what asks for one.
+        if (!/text\/html/i.test(request.headers.accept ?? "")) throw new HttpError(401, "this needs a key", CHALLENGE);
+        void reply.code(401).headers(CHALLENGE);
+      }
+      return reply.type("text/html; charset=utf-8").header("cache-control", "no-store").send(page);
+    });
   });
 }

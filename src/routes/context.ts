@@ -1,9 +1,13 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
+import type { OpenOptions } from "../core/connections.js";
 import type { Relay } from "../core/relay.js";
 import type { Since } from "../core/log.js";
 import type { Settings } from "../config.js";
 import { formatNamed } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
+import type { Metrics } from "../metrics.js";
+import type { ApiKeys } from "../trust/keys.js";
+import type { CallerLimits } from "./limits.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
 
@@ -11,6 +15,10 @@ import { parseSince } from "./schemas.js";
 export interface Context {
   readonly relay: Relay;
   readonly settings: Settings;
+  readonly limits: CallerLimits;
+  readonly metrics: Metrics;
+  /** Absent: the relay is open. */
+  readonly keys: ApiKeys | undefined;
   /** Where the plugin is mounted; empty at the root. */
   readonly prefix: string;
 }
@@ -49,11 +57,26 @@ export function requestedSince(request: FastifyRequest): Since | undefined {
   return since === undefined ? undefined : parseSince(since, "since");
 }
 
-export function requestedAck(query: ConnectionQuery): boolean {
+function requestedAck(query: ConnectionQuery): boolean {
   if (query.ack !== undefined && query.ack !== "manual") {
     throw new InvalidInput([{ path: "ack", message: "must be manual" }]);
   }
   return query.ack === "manual";
+}
+
+/** @throws {InvalidInput} what the query or a header asks for is not there */
+export function connectionOptions(request: FastifyRequest): OpenOptions {
+  const query = request.query as ConnectionQuery;
+  requestedFormat(query);
+  return { since: requestedSince(request), manualAck: requestedAck(query) };
+}
+
+/** Seconds for which a client of `/ws` or `/stream` is kept after its connection: none, unless it asks for some. */
+export function requestedTtl({ settings }: Context, { ttl }: ConnectionQuery): number {
+  if (ttl === undefined) return 0;
+  const longest = settings.maxClientTtl / 1000;
+  if (/^\d{1,9}$/.test(ttl) && Number(ttl) <= longest) return Number(ttl);
+  throw new InvalidInput([{ path: "ttl", message: `must be seconds, from 0 to ${longest}` }]);
 }
 
 /** The relay's own address as the caller sees it, without a slash at the end. */

@@ -1,10 +1,14 @@
 import { z } from "zod";
-import { BROADCAST, ownTopics, type TopicsChange } from "../core/client.js";
+import { ownTopics, type TopicsChange } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
+import type { EventDraft } from "../core/event.js";
 import { parseId } from "../core/id.js";
+import { checkAllowed } from "../core/permissions.js";
 import type { Relay } from "../core/relay.js";
+import { BROADCAST } from "../core/topics.js";
 import type { FramedEncoder } from "../formats/encoder.js";
+import type { Metrics } from "../metrics.js";
 import type { ErrorFrame, ResponseFrame } from "../protocol.js";
 import { parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
@@ -32,6 +36,9 @@ export class Frames {
     private readonly connection: Connection,
     private readonly encoder: FramedEncoder,
     private readonly maxMessage: number,
+    private readonly metrics: Metrics,
+    /** Takes so many more from the frames that the connection may send. @throws {RelayError} too_many */
+    private readonly spend: (frames: number) => void,
     /** A connection of `/ws`: there, text in the `raw` format that is no JSON object is said to all others. */
     private readonly inLobby: boolean,
   ) {}
@@ -59,7 +66,8 @@ export class Frames {
   /** Answers with an error frame. */
   refuse(error: unknown, id?: string | number): void {
     if (!(error instanceof RelayError)) throw error;
-    const { code, message } = error;
+    const { code, message, limit } = error;
+    if (limit) this.metrics.limited(limit);
     this.say({ ...(id === undefined ? {} : { id }), type: "error", error: { code, message } } satisfies ErrorFrame);
   }
 
@@ -147,7 +155,7 @@ export class Frames {
   }
 
   private async changed(change: TopicsChange): Promise<string[]> {
-    return ownTopics(await this.relay.clients.changeTopics(this.connection.reader.id, change));
+    return ownTopics(await this.relay.clients.change(this.connection.reader.id, change));
   }
 
   private async change(change: TopicsChange): Promise<void> {
@@ -158,15 +166,23 @@ export class Frames {
     const { rooms } = this.connection.reader.record;
     if (rooms.length === 0) throw new RelayError("bad_request", 'join a room first: {"type":"join","room":"…"}');
     const message = bounded(JSON.stringify(content), this.maxMessage);
-    await this.relay.publisher.publish(rooms.map((topic) => ({ topic, message })));
+    await this.publish(...rooms.map((topic) => ({ topic, message })));
   }
 
   private async broadcast(message: string): Promise<unknown> {
     return this.publish({ topic: BROADCAST, message: bounded(message, this.maxMessage) });
   }
 
-  private async publish(draft: { topic: string; message: string }): Promise<unknown> {
-    const [receipt] = await this.relay.publisher.publish([draft]);
+  /** @returns the receipt of the first */
+  private async publish(...drafts: EventDraft[]): Promise<unknown> {
+    const permissions = this.relay.clients.permissionsOf(this.connection.reader.record);
+    checkAllowed(
+      permissions,
+      "publish",
+      drafts.map(({ topic }) => topic),
+    );
+    this.spend(drafts.length - 1);
+    const [receipt] = await this.relay.publisher.publish(drafts);
     return receipt;
   }
 }

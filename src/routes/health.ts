@@ -1,6 +1,12 @@
 import type { FastifyInstance } from "fastify";
+import { Metrics } from "../metrics.js";
+import type { Context } from "./context.js";
 
-/** `/health`: the process is alive. */
-export function healthRoutes(app: FastifyInstance): void {
-  app.get("/health", async () => ({ status: "ok" }));
+/** `/health`: the process is alive; `/metrics`: what there is to count. */
+export function healthRoutes(app: FastifyInstance, { metrics }: Context): void {
+  app.get("/health", { config: { access: { scope: "none" } } }, async () => ({ status: "ok" }));
+
+  app.get("/metrics", { config: { access: { scope: "admin" } } }, async (_request, reply) => {
+    return reply.type(Metrics.contentType).send(await metrics.text());
+  });
 }

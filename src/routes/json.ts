@@ -30,7 +30,7 @@ export function parseJson(text: string): unknown {
   if (BLANK.test(text)) throw new RelayError("bad_request", "not valid JSON: it is empty");
   // Each level takes two characters at least.
   if (text.length > 2 * MAX_DEPTH && depthOf(text) > MAX_DEPTH)
-    throw new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`);
+    throw new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`, { limit: "json_depth" });
   try {
     return JSON.parse(text);
   } catch (cause) {

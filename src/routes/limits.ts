@@ -1,7 +1,27 @@
+import type { Socket } from "node:net";
+import rateLimit from "@fastify/rate-limit";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import { isPrivate, type Settings } from "../config.js";
+import { RelayError } from "../core/errors.js";
+import { networkOf } from "../trust/hosts.js";
+import { keyOf } from "./access.js";
+
+/** Seconds for which a caller that was silent may go faster than its rate. */
+const BURST = 2;
+
+/** How many buckets are remembered: one for each who publishes. */
+const MAX_BUCKETS = 10_000;
+
+/** Milliseconds over which requests are counted: long enough for many clients behind one address to come back at once. */
+const REQUEST_WINDOW = 10_000;
+
+/** How many networks are remembered. */
+const MAX_NETWORKS = 10_000;
+
 /** Lets through `burst` at once and `perSecond` in the long run. */
 export class TokenBucket {
   private tokens: number;
-  private at = Date.now();
+  private at = performance.now();
 
   constructor(
     private readonly burst: number,
@@ -10,13 +30,103 @@ export class TokenBucket {
     this.tokens = burst;
   }
 
-  /** @returns whether there was one to take */
-  take(): boolean {
-    const now = Date.now();
+  /**
+   * Takes several at once; more than there can be when it is full: the rest is owed.
+   * @returns 0 when they were taken; else the seconds until they can be
+   */
+  take(count = 1): number {
+    const now = performance.now();
     this.tokens = Math.min(this.burst, this.tokens + ((now - this.at) / 1000) * this.perSecond);
     this.at = now;
-    if (this.tokens < 1) return false;
-    this.tokens--;
-    return true;
+    const missing = Math.min(count, this.burst) - this.tokens;
+    if (missing > 0) return missing / this.perSecond;
+    this.tokens -= count;
+    return 0;
+  }
+}
+
+/** A bucket for a rate, with room for its burst. */
+export function bucketFor(perSecond: number): TokenBucket {
+  return new TokenBucket(perSecond * BURST, perSecond);
+}
+
+/** The network that a request comes from, for limits. */
+export function callerNetwork({ ip }: { readonly ip?: string }): string {
+  // A connection that was reset has no other end any more.
+  return networkOf(ip ?? "");
+}
+
+/** Limits the requests of those without a key: what comes with one is counted where it costs something. */
+export async function limitRequests(app: FastifyInstance, { requestRate }: Settings): Promise<void> {
+  await app.register(rateLimit, { global: false, cache: MAX_NETWORKS });
+  const limit = app.createRateLimit({
+    max: requestRate * (REQUEST_WINDOW / 1000),
+    timeWindow: REQUEST_WINDOW,
+    keyGenerator: callerNetwork,
+  });
+  app.addHook("onRequest", async (request) => {
+    if (keyOf(request)) return;
+    const state = await limit(request);
+    if (state.isAllowed || !state.isExceeded) return;
+    const message = `your address may make ${requestRate} requests a second without a key`;
+    throw new RelayError("too_many", message, { limit: "requests", retryAfter: state.ttlInSeconds });
+  });
+}
+
+/** How much each caller may publish, and how many connections one may have. */
+export class CallerLimits {
+  private readonly publishers = new Map<string, TokenBucket>();
+  private readonly connections = new Map<string, number>();
+  private readonly counted = new WeakSet<Socket>();
+
+  constructor(private readonly settings: Settings) {}
+
+  /** To be called before events are published. @throws {RelayError} too_many */
+  publish(request: FastifyRequest, events: number): void {
+    const { publishRate } = this.settings;
+    const key = keyOf(request);
+    if (!key && isPrivate(this.settings)) return;
+    const wait = this.bucketOf(key ? `key ${key.name}` : callerNetwork(request)).take(events);
+    if (wait === 0) return;
+    const message = `${key ? "this key" : "your address"} may publish ${publishRate} events a second: nothing was published`;
+    throw new RelayError("too_many", message, { limit: "publishes", retryAfter: Math.ceil(wait) });
+  }
+
+  /**
+   * To be called with each request for a connection, which ends with its socket.
+   * @returns to be called when it does not become one, and its socket goes on
+   * @throws {RelayError} too_many
+   */
+  connect(request: FastifyRequest): () => void {
+    const { socket } = request.raw;
+    const { maxConnections } = this.settings;
+    const network = callerNetwork(request);
+    const open = this.connections.get(network) ?? 0;
+    if (this.counted.has(socket) || socket.destroyed) return () => undefined;
+    if (open >= maxConnections) {
+      const message = `your address has ${maxConnections} connections already`;
+      throw new RelayError("too_many", message, { limit: "connections_per_address" });
+    }
+    this.counted.add(socket);
+    this.connections.set(network, open + 1);
+    const release = (): void => {
+      if (!this.counted.delete(socket)) return;
+      socket.off("close", release);
+      const left = (this.connections.get(network) ?? 1) - 1;
+      if (left > 0) this.connections.set(network, left);
+      else this.connections.delete(network);
+    };
+    socket.once("close", release);
+    return release;
+  }
+
+  private bucketOf(who: string): TokenBucket {
+    const bucket = this.publishers.get(who) ?? bucketFor(this.settings.publishRate);
+    // The one that was used last is the last in order.
+    this.publishers.delete(who);
+    this.publishers.set(who, bucket);
+    const [oldest] = this.publishers.keys();
+    if (this.publishers.size > MAX_BUCKETS && oldest !== undefined) this.publishers.delete(oldest);
+    return bucket;
   }
 }

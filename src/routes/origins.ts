@@ -1,9 +1,57 @@
-import { isLoopback } from "../config.js";
+import { isIP } from "node:net";
+import type { FastifyRequest } from "fastify";
+import { hasKeys, isPrivate, type Settings } from "../config.js";
+import { hostOf, isLoopback } from "../trust/hosts.js";
+import { HttpError } from "./problems.js";
 
 /** Whether a page of this origin may use the relay. @param allowed origins, `loopback` or `*` */
 export function isAllowedOrigin(origin: string, allowed: readonly string[]): boolean {
   if (allowed.includes("*") || allowed.includes(origin)) return true;
-  if (!allowed.includes("loopback") || !URL.canParse(origin)) return false;
-  const { hostname } = new URL(origin);
-  return isLoopback(hostname.replaceAll(/^\[|\]$/g, ""));
+  return allowed.includes("loopback") && URL.canParse(origin) && isLoopback(new URL(origin).hostname);
+}
+
+/**
+ * A browser carries requests from any site to any server that it can reach. A page of another site has no business
+ * here, whatever its browser would let it read; and when only this machine is to reach the relay, neither has one whose
+ * own name was made to point here (DNS rebinding), nor a caller from elsewhere.
+ */
+export function checkSource(settings: Settings) {
+  const closed = isPrivate(settings);
+  return async ({ headers, host, raw }: FastifyRequest): Promise<void> => {
+    if (closed) checkIsLocal(headers.host, raw.socket.localAddress);
+    const { origin } = headers;
+    if (origin === undefined || isAllowedOrigin(origin, settings.allowedOrigins)) return;
+    if (isOwnOrigin(origin, host, settings)) return;
+    throw new HttpError(403, "pages of this origin may not use the relay: see --allowed-origins");
+  };
+}
+
+/**
+ * Whether it is the relay's own page. An open relay believes that only of names that nobody else can make to point here.
+ * @param host as the caller asked for it
+ */
+function isOwnOrigin(origin: string, host: string, settings: Settings): boolean {
+  if (!URL.canParse(origin)) return false;
+  const { protocol, host: asked, hostname } = new URL(origin);
+  const { publicUrl } = settings;
+  if (publicUrl !== undefined && new URL(publicUrl).origin === origin) return true;
+  const isFixed = hasKeys(settings) || isLoopback(hostname) || isIP(hostname.replaceAll(/^\[|\]$/g, "")) !== 0;
+  return isFixed && URL.canParse(`${protocol}//${host}`) && new URL(`${protocol}//${host}`).host === asked;
+}
+
+function checkIsLocal(host: string | undefined, localAddress: string | undefined): void {
+  const ways = "set --api-keys, or --insecure-open to let in all who can reach it";
+  if (localAddress !== undefined && !isLoopback(localAddress)) {
+    throw new HttpError(403, `without keys this relay answers only on this machine's own addresses: ${ways}`);
+  }
+  // No browser leaves the header out.
+  if (host === undefined) return;
+  const name = hostOf(host);
+  if (name === undefined) throw new HttpError(400, "the Host header is not a host");
+  if (!isLoopback(name)) {
+    throw new HttpError(
+      403,
+      `without keys this relay answers only to localhost, not to the host that was asked: ${ways}`,
+    );
+  }
 }

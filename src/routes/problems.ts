@@ -1,10 +1,11 @@
 import { STATUS_CODES } from "node:http";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
-import { type ErrorCode, RelayError } from "../core/errors.js";
+import { type ErrorCode, type LimitName, RelayError } from "../core/errors.js";
 import type { FieldError, Problem } from "../protocol.js";
 
 const STATUS: Record<ErrorCode, number> = {
   bad_request: 400,
+  forbidden: 403,
   not_found: 404,
   too_large: 413,
   idempotency_key_reused: 422,
@@ -15,6 +16,7 @@ const STATUS: Record<ErrorCode, number> = {
 /** Codes for what HTTP itself or the server finds wrong. */
 const CODES: Record<number, string> = {
   400: "bad_request",
+  401: "unauthorized",
   403: "forbidden",
   404: "not_found",
   405: "method_not_allowed",
@@ -25,7 +27,7 @@ const CODES: Record<number, string> = {
   503: "unavailable",
 };
 
-/** Seconds after which `too_many` and `unavailable` are worth trying again. */
+/** Seconds after which `too_many` and `unavailable` are worth trying again, when nothing better is known. */
 const RETRY_AFTER = 1;
 
 /** Input that does not fit: which fields, and why. */
@@ -57,6 +59,10 @@ export function problemOf(error: unknown): Problem {
   }
   if (error instanceof RelayError) return problem(STATUS[error.code], error.message, error.code);
   const { statusCode: status, message, code } = error as Partial<FastifyError>;
+  // Fastify's own words repeat the path, which may have a client's id in it.
+  if (code === "FST_ERR_BAD_URL")
+    return problemOf(new HttpError(400, "the path is not percent-encoded as it has to be"));
+  if (code === "FST_ERR_MAX_PARAM_LENGTH") return problemOf(new HttpError(414, "the path is too long"));
   if (code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
     return problemOf(new HttpError(415, "send content-type: application/json"));
   if (status === undefined || status < 400 || status >= 500) {
@@ -67,40 +73,56 @@ export function problemOf(error: unknown): Problem {
 
 export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
   const answer = problemOf(error);
-  if (answer.status === 429 || answer.status === 503) void reply.header("retry-after", RETRY_AFTER);
+  if (answer.status === 429 || answer.status === 503) {
+    const known = error instanceof RelayError ? error.retryAfter : undefined;
+    void reply.header("retry-after", known ?? RETRY_AFTER);
+  }
   if (error instanceof HttpError) void reply.headers(error.headers);
   return reply.code(answer.status).type("application/problem+json").send(answer);
 }
 
-export function handleError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
-  if (problemOf(error).status === 500) request.log.error({ err: error }, "request failed");
-  void sendProblem(reply, error);
+/** The limit that an error is because of, if it is. */
+export function limitOf(error: unknown): LimitName | undefined {
+  if (error instanceof RelayError) return error.limit;
+  return (error as Partial<FastifyError>).code === "FST_ERR_CTP_BODY_TOO_LARGE" ? "body_bytes" : undefined;
 }
 
-export function handleNotFound(request: FastifyRequest, reply: FastifyReply): void {
-  const path = request.url.split("?")[0] ?? "";
-  void sendProblem(reply, new HttpError(404, `there is no ${path.length > 100 ? `${path.slice(0, 100)}…` : path}`));
+/** @param limited told of each limit that was reached */
+export function errorHandler(limited: (limit: LimitName) => void) {
+  return (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+    if (problemOf(error).status === 500) request.log.error({ err: error }, "request failed");
+    const limit = limitOf(error);
+    if (limit) limited(limit);
+    void sendProblem(reply, error);
+  };
+}
+
+/** Does not repeat the path: it may have a client's id in it. */
+export function handleNotFound(_request: FastifyRequest, reply: FastifyReply): void {
+  void sendProblem(reply, new HttpError(404, "there is nothing at this path"));
 }
 
 /** Answers 405 with `Allow` on every route that is added from now on, for the methods that it does not have. */
 export function answerOtherMethods(app: FastifyInstance): () => void {
-  const methods = new Map<string, Set<string>>();
-  app.addHook("onRoute", ({ url, method }: RouteOptions) => {
+  const routes = new Map<string, { known: Set<string>; config: RouteOptions["config"] }>();
+  app.addHook("onRoute", ({ url, method, config }: RouteOptions) => {
     const path = url.slice(app.prefix.length) || "/";
-    const known = methods.get(path) ?? new Set();
+    const { known } = routes.get(path) ?? { known: new Set() };
     for (const name of [method].flat()) known.add(name);
     // The wildcard is not a path of its own: it is how CORS answers preflights.
-    if (path !== "*" && path !== "/*") methods.set(path, known);
+    if (path !== "*" && path !== "/*") routes.set(path, { known, config });
   });
   return () => {
-    const paths = [...methods];
-    for (const [url, known] of paths) {
+    const paths = [...routes];
+    for (const [url, { known, config }] of paths) {
       const method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((name) => !known.has(name));
       const allow = [...known].sort().join(", ");
       app.route({
         method,
         url,
         exposeHeadRoute: false,
+        // Who may not use the path is not told more of it.
+        ...(config && { config }),
         // Before the body is looked at: its type does not matter.
         onRequest: async (request) => {
           throw new HttpError(405, `${request.method} is not for this path: use ${allow}`, { allow });

@@ -6,9 +6,10 @@ import { formatId, parseId } from "../core/id.js";
 import type { PublishOptions, PublishReply } from "../core/publisher.js";
 import type { Problem } from "../protocol.js";
 import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
-import { type Context, noStore } from "./context.js";
+import { keyOf } from "./access.js";
+import { type Context, noStore, shortId } from "./context.js";
 import { checkEncoding, decodeText, parseJson } from "./json.js";
-import { HttpError, InvalidInput, problemOf } from "./problems.js";
+import { HttpError, InvalidInput, limitOf, problemOf } from "./problems.js";
 import { draftOf } from "./schemas.js";
 import { elementSources, memberSource } from "./source.js";
 
@@ -27,13 +28,16 @@ const MAX_WAIT = 30;
 const MAX_IDEMPOTENCY_KEY = 255;
 
 /** `/publish` and `/events`: events come in, and publishers learn what became of them. */
-export function publishRoutes(app: FastifyInstance, { relay, settings }: Context): void {
+export function publishRoutes(app: FastifyInstance, { relay, settings, limits, metrics }: Context): void {
   const { maxMessage } = settings;
 
-  app.post("/publish", { bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
+  const config = { access: { scope: "publish" } } as const;
+
+  app.post("/publish", { config, bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
     noStore(reply);
     const { items, form } = itemsOf(request, maxMessage);
     const options = optionsOf(request);
+    limits.publish(request, items.length);
     if (form === "single") {
       const [draft] = items.map((item) => item());
       const [receipt] = await publish([draft as EventDraft], options);
@@ -45,28 +49,31 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
     return replies.map(lineOf).join("");
   });
 
-  app.get<{ Params: { id: string } }>("/events/:id", async (request, reply) => {
+  app.get<{ Params: { id: string } }>("/events/:id", { config }, async (request, reply) => {
     noStore(reply);
     const id = parseId(request.params.id);
     if (!id) throw new RelayError("not_found", "no such event: an id is <milliseconds>-<sequence>");
     const { event, deliveries } = await relay.publisher.receipt(id);
-    const { topic, users, ttl, key } = event;
+    const { topic, users, ttl, key: replacementKey } = event;
     const head = {
       id: formatId(id),
       topic,
       time: new Date(id.ms).toISOString(),
       ...(users && (users.length === 1 ? { user_id: users[0] } : { user_ids: users })),
       ttl,
-      key,
+      key: replacementKey,
     };
     if (!deliveries) return head;
     const counts: Record<string, number> = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
     for (const { state } of deliveries) counts[state] = (counts[state] ?? 0) + 1;
+    // Whoever has a client's id can connect as that client: only those who may register learn it whole.
+    const key = keyOf(request);
+    const idOf = key && !key.scopes.has("register") ? shortId : (id: string): string => id;
     return {
       ...head,
       matched: deliveries.length,
       ...counts,
-      clients: deliveries.map(({ client, userId, state }) => ({ id: client, user_id: userId, state })),
+      clients: deliveries.map(({ client, userId, state }) => ({ id: idOf(client), user_id: userId, state })),
     };
   });
 
@@ -86,6 +93,8 @@ export function publishRoutes(app: FastifyInstance, { relay, settings }: Context
       try {
         return drafts.push(item()) - 1;
       } catch (error) {
+        const limit = limitOf(error);
+        if (limit) metrics.limited(limit);
         return problemOf(error);
       }
     });
@@ -156,13 +165,16 @@ function structured(value: unknown, text: string, maxMessage: number): EventDraf
 
 function checkCount(count: number): void {
   if (count <= MAX_BATCH) return;
-  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${count}`);
+  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${count}`, {
+    limit: "batch_events",
+  });
 }
 
 function checkUsers(drafts: readonly EventDraft[]): void {
   const count = drafts.reduce((sum, { users }) => sum + (users?.length ?? 0), 0);
   if (count <= MAX_USERS_IN_ALL) return;
-  throw new RelayError("too_large", `the events of a request may name ${MAX_USERS_IN_ALL} users: these name ${count}`);
+  const message = `the events of a request may name ${MAX_USERS_IN_ALL} users: these name ${count}`;
+  throw new RelayError("too_large", message, { limit: "batch_users" });
 }
 
 function optionsOf(request: FastifyRequest): PublishOptions & { key: string | undefined } {
@@ -175,7 +187,10 @@ function optionsOf(request: FastifyRequest): PublishOptions & { key: string | un
   if (Array.isArray(key) || key === "" || (key?.length ?? 0) > MAX_IDEMPOTENCY_KEY) {
     throw new InvalidInput([{ path: "Idempotency-Key", message: `must have 1 to ${MAX_IDEMPOTENCY_KEY} characters` }]);
   }
-  return { key, wait: seconds === undefined ? undefined : seconds * 1000 };
+  // Those of one backend mean nothing to another.
+  const owner = keyOf(request);
+  const scoped = key === undefined || !owner ? key : `${owner.name}:${key}`;
+  return { key: scoped, wait: seconds === undefined ? undefined : seconds * 1000 };
 }
 
 function digest(drafts: readonly EventDraft[]): string {

@@ -1,11 +1,10 @@
 import { z } from "zod";
-import { MAX_TOPICS } from "../core/client.js";
 import { RelayError } from "../core/errors.js";
 import { type EventDraft, type UserId, userKey } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import type { Since } from "../core/log.js";
 import { quote } from "../core/quote.js";
-import { subscriptionFault, topicFault } from "../core/topics.js";
+import { BROADCAST, subscriptionFault, topicFault } from "../core/topics.js";
 import type { FieldError } from "../protocol.js";
 import { parseDuration } from "../units.js";
 import { InvalidInput } from "./problems.js";
@@ -27,7 +26,15 @@ function named(fault: (name: string) => string | undefined): z.ZodType<string> {
 }
 
 const topic = named(topicFault);
-const subscriptions = z.array(named(subscriptionFault)).max(MAX_TOPICS);
+const subscriptions = z.array(named(subscriptionFault));
+
+/** Most patterns that a client's permissions may have, of either kind. */
+const MAX_PATTERNS = 100;
+
+const permissible = z
+  .array(named((name) => (name === BROADCAST ? undefined : subscriptionFault(name))))
+  .max(MAX_PATTERNS);
+const allow = z.strictObject({ subscribe: permissible.optional(), publish: permissible.optional() });
 
 // Text that is no Unicode has no bytes of its own: two such users would be one where they are kept.
 const userName = z
@@ -46,18 +53,35 @@ export const registration = z.strictObject({
   user_id: userId,
   topics: subscriptions.optional(),
   ttl: z.int().min(1).optional(),
+  allow: allow.optional(),
 });
 
-export const topicsChange = z
+/** What a token says (RFC 7519, and what registrations have); other claims are not looked at. */
+export const tokenClaims = z
+  .object({
+    sub: userId,
+    topics: subscriptions.optional(),
+    allow: allow.optional(),
+    // Seconds since 1970, as long as there are dates (ECMA-262).
+    exp: z.number().max(8.64e12).optional(),
+  })
+  .transform(({ sub, exp, ...rest }) => ({ userId: sub, until: exp === undefined ? undefined : exp * 1000, ...rest }));
+export type TokenClaims = z.output<typeof tokenClaims>;
+
+export const clientChange = z
   .strictObject({
     topics: subscriptions.optional(),
     add: subscriptions.optional(),
     remove: subscriptions.optional(),
+    allow: allow.optional(),
   })
-  .refine(({ topics, add, remove }) => (topics !== undefined) !== (add !== undefined || remove !== undefined), {
+  .refine(({ topics, add, remove }) => topics === undefined || (add === undefined && remove === undefined), {
     message: "must have topics, or add or remove",
   })
-  .transform(({ topics, add, remove }) => ({ set: topics, add, remove }));
+  .refine((change) => Object.values(change).some((value) => value !== undefined), {
+    message: "must have topics, or add or remove, or allow",
+  })
+  .transform(({ topics, add, remove, allow }) => ({ topics: { set: topics, add, remove }, allow }));
 
 export const publication = z
   .strictObject({
@@ -121,7 +145,8 @@ export function textOf(message: unknown, source: () => string | undefined): stri
 export function bounded(message: string, maxMessage: number): string {
   const bytes = Buffer.byteLength(message);
   if (bytes <= maxMessage) return message;
-  throw new RelayError("too_large", `message: is ${bytes} bytes as JSON, and may have ${maxMessage}`);
+  const text = `message: is ${bytes} bytes as JSON, and may have ${maxMessage}`;
+  throw new RelayError("too_large", text, { limit: "message_bytes" });
 }
 
 function distinct(userIds: readonly UserId[]): UserId[] {

@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { WebSocket } from "ws";
+import { closeWithin } from "../core/notice.js";
 import type { Sink } from "../core/outbox.js";
 import { encodersFor } from "../formats/index.js";
 
@@ -61,6 +62,7 @@ export class SocketSink implements Sink {
     // The other end is closing already, and does not get on with it.
     if (!this.open) return this.webSocket.terminate();
     this.webSocket.close(code, reason);
+    setTimeout(() => this.webSocket.terminate(), closeWithin(code)).unref();
     // The other end's own close frame may stand behind what was not read yet.
     this.webSocket.resume();
   }

@@ -1,10 +1,21 @@
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Since } from "../core/log.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
+import { closeWithin } from "../core/notice.js";
 import { encodersFor, formats } from "../formats/index.js";
-import { clientIdOf, type ConnectionQuery, type Context, requestedFormat, requestedSince, shortId } from "./context.js";
+import { CHALLENGE, tokenOf } from "./access.js";
+import {
+  clientIdOf,
+  type ConnectionQuery,
+  type Context,
+  requestedFormat,
+  requestedSince,
+  requestedTtl,
+  shortId,
+} from "./context.js";
 import { HttpError } from "./problems.js";
 
 /** Milliseconds after which `EventSource` comes back when its connection is lost. */
@@ -35,55 +46,81 @@ const lines = {
   }),
 };
 
-/** `/stream/ID`: a client's events as a response that does not end. */
-export function streamRoutes(app: FastifyInstance, { relay }: Context): void {
+/** `/stream/ID`, and `/stream` for those with a token: a client's events as a response that does not end. */
+export function streamRoutes(app: FastifyInstance, context: Context): void {
+  const { relay, limits } = context;
+
   app.get<{ Params: { id: string }; Querystring: ConnectionQuery }>(
     "/stream/:id",
-    { exposeHeadRoute: false },
-    async (request, reply) => {
-      const { socket } = reply.raw;
-      // Behind another response on the same connection, nothing could be sent, nor its end be seen.
-      if (!socket) throw new HttpError(400, "a stream needs a connection of its own: do not pipeline it");
-      const id = clientIdOf(request.params.id) ?? "";
-      const format = requestedFormat(request.query) ?? formats.raw;
-      const since = requestedSince(request);
-      const { gap } = await relay.connections.preview(id, since);
-      const stream = /application\/(?:x-)?ndjson/i.test(request.headers.accept ?? "") ? lines : eventStream;
+    { exposeHeadRoute: false, config: { access: { scope: "none" } } },
+    async (request, reply) => stream(request, reply, async () => clientIdOf(request.params.id) ?? ""),
+  );
 
-      void reply.hijack();
-      const response = reply.raw;
-      response.writeHead(200, {
-        ...(reply.getHeaders() as Record<string, string>),
-        "content-type": stream.type,
-        "cache-control": "no-store, no-transform",
-        // When the response does end, so does the connection: a relay that is shutting down waits for both.
-        connection: "close",
-        // Proxies that buffer (nginx) would hold events back.
-        "x-accel-buffering": "no",
-        ...(gap ? { "relay-gap": "true" } : {}),
-      });
-      response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
-      response.flushHeaders();
-      if (stream.start) response.write(stream.start);
-      const sink = new StreamSink(response, socket, stream.idle);
-      const connection = await relay.connections
-        .open(id, sink, stream.encoders[format.name], { since })
-        .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
-      if (!connection) {
-        response.end();
-        return;
-      }
-      request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
-      const closed = (): void => {
-        request.log.info({ user_id: connection.reader.userId }, "disconnected");
-        relay.connections
-          .closed(connection)
-          .catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
-      };
-      if (response.destroyed) closed();
-      else response.once("close", closed);
+  app.get<{ Querystring: ConnectionQuery }>(
+    "/stream",
+    { exposeHeadRoute: false, config: { access: { scope: "none", token: true } } },
+    async (request, reply) => {
+      const ttl = requestedTtl(context, request.query);
+      const claims = tokenOf(request);
+      if (!claims) throw new HttpError(401, "this needs a token: /stream?token=…", CHALLENGE);
+      return stream(request, reply, async () => (await relay.clients.register({ ...claims, ttl })).id);
     },
   );
+
+  async function prepared(
+    client: () => Promise<string>,
+    since: Since | undefined,
+  ): Promise<{ id: string; gap: boolean }> {
+    const id = await client();
+    return { id, gap: (await relay.connections.preview(id, since)).gap };
+  }
+
+  async function stream(request: FastifyRequest, reply: FastifyReply, client: () => Promise<string>): Promise<void> {
+    const { socket } = reply.raw;
+    // Behind another response on the same connection, nothing could be sent, nor its end be seen.
+    if (!socket) throw new HttpError(400, "a stream needs a connection of its own: do not pipeline it");
+    const format = requestedFormat(request.query as ConnectionQuery) ?? formats.raw;
+    const since = requestedSince(request);
+    const release = limits.connect(request);
+    const { id, gap } = await prepared(client, since).catch((error: unknown) => {
+      release();
+      throw error;
+    });
+    const framing = /application\/(?:x-)?ndjson/i.test(request.headers.accept ?? "") ? lines : eventStream;
+
+    void reply.hijack();
+    const response = reply.raw;
+    response.writeHead(200, {
+      ...(reply.getHeaders() as Record<string, string>),
+      "content-type": framing.type,
+      "cache-control": "no-store, no-transform",
+      // When the response does end, so does the connection: a relay that is shutting down waits for both.
+      connection: "close",
+      // Proxies that buffer (nginx) would hold events back.
+      "x-accel-buffering": "no",
+      ...(gap ? { "relay-gap": "true" } : {}),
+    });
+    response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
+    response.flushHeaders();
+    if (framing.start) response.write(framing.start);
+    const sink = new StreamSink(response, socket, framing.idle);
+    const connection = await relay.connections
+      .open(id, sink, framing.encoders[format.name], { since })
+      .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
+    if (!connection) {
+      response.end();
+      return;
+    }
+    request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
+    const closed = (): void => {
+      request.log.info({ user_id: connection.reader.userId }, "disconnected");
+      relay.connections
+        .closed(connection)
+        .catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
+    };
+    if (response.destroyed) closed();
+    else response.once("close", closed);
+  }
 }
 
 class StreamSink implements Sink {
@@ -117,7 +154,8 @@ class StreamSink implements Sink {
     this.write(Buffer.from(this.comment));
   }
 
-  close(): void {
+  close(code: number): void {
     this.response.end();
+    setTimeout(() => this.socket.destroy(), closeWithin(code)).unref();
   }
 }

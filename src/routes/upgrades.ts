@@ -1,26 +1,51 @@
 import { EventEmitter } from "node:events";
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
+import { Server as TlsServer } from "node:tls";
 import type { FastifyRequest } from "fastify";
 import { HttpError } from "./problems.js";
 
 /** Requests that came as upgrades to WebSocket. */
 const upgrading = new WeakSet<IncomingMessage>();
 
+/** Milliseconds in which an upgrade is accepted or refused: as long as the server of a token's keys may take, and more. */
+const DECIDE_WITHIN = 10_000;
+
 /**
- * Node hands every request with an `Upgrade` header to the same listeners. Those that do not mean WebSocket (Java's and
- * curl's HTTP clients offer `h2c` with ordinary requests) are to be answered as if the header were not there
- * (RFC 9110 section 7.8).
- * @returns an emitter of the upgrades to WebSocket alone
+ * The upgrades to WebSocket alone. Node hands every request with an `Upgrade` header to the same listeners, and looks after
+ * its socket no more. Those that do not mean WebSocket (Java's and curl's HTTP clients offer `h2c` with ordinary requests)
+ * are answered as if the header were not there (RFC 9110 section 7.8); the sockets of the others end here when nobody
+ * accepts them.
  */
-export function webSocketUpgrades(server: Server): EventEmitter {
-  const upgrades = new EventEmitter();
-  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (request.headers.upgrade?.toLowerCase() !== "websocket") return serveAgain(server, request, socket, head);
-    upgrading.add(request);
-    upgrades.emit("upgrade", request, socket, head);
-  });
-  return upgrades;
+export class WebSocketUpgrades extends EventEmitter {
+  private readonly undecided = new Map<Duplex, NodeJS.Timeout>();
+  private closing = false;
+
+  constructor(server: Server) {
+    super();
+    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+      if (request.headers.upgrade?.toLowerCase() !== "websocket") return serveAgain(server, request, socket, head);
+      // Behind a request whose answer is not sent yet, there is no telling where that one ends.
+      const isBehind = (socket as { _httpMessage?: unknown })._httpMessage;
+      if (this.closing || isBehind) return void socket.destroy();
+      upgrading.add(request);
+      this.undecided.set(socket, setTimeout(() => socket.destroy(), DECIDE_WITHIN).unref());
+      socket.once("close", () => this.decided(socket));
+      this.emit("upgrade", request, socket, head);
+    });
+  }
+
+  /** To be called when it has become a WebSocket. */
+  decided(socket: Duplex): void {
+    clearTimeout(this.undecided.get(socket));
+    this.undecided.delete(socket);
+  }
+
+  /** Ends those that are neither accepted nor refused yet, and those that are still to come. */
+  close(): void {
+    this.closing = true;
+    for (const socket of this.undecided.keys()) socket.destroy();
+  }
 }
 
 /** Puts the request back before its socket, without the upgrade, and has the server read it anew. */
@@ -30,13 +55,17 @@ function serveAgain(server: Server, request: IncomingMessage, socket: Duplex, he
     const name = request.rawHeaders[index] as string;
     if (!/^(?:upgrade|connection|http2-settings)$/i.test(name)) lines.push(`${name}: ${request.rawHeaders[index + 1]}`);
   }
+  // To a secure server, a connection is what it hands on when it has made it one.
+  const arrival = server instanceof TlsServer ? "secureConnection" : "connection";
   socket.unshift(Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), head]));
-  server.emit("connection", socket);
+  server.emit(arrival, socket);
 }
 
-/** The config of routes that are WebSockets. */
-export interface UpgradeConfig {
-  readonly webSocket?: true;
+declare module "fastify" {
+  interface FastifyContextConfig {
+    /** The route is a WebSocket. */
+    webSocket?: true;
+  }
 }
 
 /** Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). */
@@ -44,7 +73,7 @@ export async function checkUpgrade(request: FastifyRequest): Promise<void> {
   if (!upgrading.has(request.raw)) return;
   const { headers } = request;
   const { url, config } = request.routeOptions;
-  if (url !== undefined && !(config as UpgradeConfig).webSocket) {
+  if (url !== undefined && !config.webSocket) {
     throw new HttpError(400, "this is not a WebSocket: ask without an upgrade");
   }
   if (headers["sec-websocket-version"] !== "13") {

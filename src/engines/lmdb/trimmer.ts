@@ -11,7 +11,7 @@ import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, type Table, type Tab
 /**
  * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
  */
-const FILL = 0.8;
+const FILL = 0.78;
 
 /** LMDB can not use pages again that it freed in the last transactions: the room that these need, in transactions. */
 const TRANSACTIONS = 3;

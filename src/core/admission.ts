@@ -1,0 +1,70 @@
+import { checkCount, type ClientRecord } from "./client.js";
+import { RelayError } from "./errors.js";
+import { type UserId, userKey } from "./event.js";
+import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
+import type { Registry } from "./registry.js";
+import { BROADCAST } from "./topics.js";
+
+export interface AdmissionSettings {
+  /** Clients in all, and of one user. */
+  readonly maxClients: number;
+  readonly maxClientsPerUser: number;
+  /** Topics of a client that names none. */
+  readonly defaultTopics: readonly string[];
+  /** What a client may do that was registered without saying so. */
+  readonly defaultAllow: Permissions;
+}
+
+export interface Registration {
+  readonly userId: UserId;
+  /** Absent: those of the default topics that it may have. */
+  readonly topics?: readonly string[] | undefined;
+  readonly allow?: Partial<Permissions> | undefined;
+  /** The name of the API key that it is registered with. */
+  readonly key?: string | undefined;
+  /** Unix milliseconds at which it ends. */
+  readonly until?: number | undefined;
+  /** A connection of `/ws`: it hears what is said to all of them. */
+  readonly inLobby?: boolean;
+  /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
+  readonly ttl: number;
+}
+
+/** Who may come, and what they may do. */
+export class Admission {
+  constructor(
+    private readonly registry: Registry,
+    private readonly settings: AdmissionSettings,
+  ) {}
+
+  /** What a client may do. */
+  permissionsOf({ allow }: Pick<ClientRecord, "allow">): Permissions {
+    return { ...this.settings.defaultAllow, ...allow };
+  }
+
+  /**
+   * The topics that a new client begins with.
+   * @throws {RelayError} too_many: the user's clients, or all; bad_request: too many topics; forbidden
+   */
+  admit({ userId, topics, allow, inLobby }: Registration): string[] {
+    this.checkRoom(userId);
+    const permissions = this.permissionsOf({ allow });
+    if (topics) checkAllowed(permissions, "subscribe", topics);
+    const covers = coverOf(permissions.subscribe);
+    const own = new Set(topics ?? this.settings.defaultTopics.filter(covers));
+    checkCount(own.size);
+    return [...(inLobby && covers(BROADCAST) ? [BROADCAST] : []), ...own];
+  }
+
+  private checkRoom(userId: UserId): void {
+    const { registry, settings } = this;
+    const { maxClients, maxClientsPerUser } = settings;
+    if (registry.size >= maxClients) {
+      throw new RelayError("too_many", `there are ${maxClients} clients already`, { limit: "clients" });
+    }
+    if (registry.countOf(userKey(userId)) >= maxClientsPerUser) {
+      const message = `this user has ${maxClientsPerUser} clients already`;
+      throw new RelayError("too_many", message, { limit: "clients_per_user" });
+    }
+  }
+}

@@ -1,0 +1,49 @@
+import { RelayError } from "./errors.js";
+import { matcherOf } from "./topics.js";
+
+/**
+ * What a client may do: topics and patterns that it may subscribe and publish to. `>` is everything, and the only way to
+ * `$broadcast` besides its name.
+ */
+export interface Permissions {
+  readonly subscribe: readonly string[];
+  readonly publish: readonly string[];
+}
+
+export type Deed = keyof Permissions;
+
+const EVERYTHING = ">";
+
+export const ALLOW_ALL: Permissions = { subscribe: [EVERYTHING], publish: [EVERYTHING] };
+
+export const ALLOW_SUBSCRIBE: Permissions = { subscribe: [EVERYTHING], publish: [] };
+
+/** How many topics an error names. */
+const MAX_NAMED = 10;
+
+type Matcher = (name: string) => boolean;
+
+const matchers = new WeakMap<readonly string[], Matcher>();
+
+/**
+ * Tells what the patterns cover: a topic that one of them matches, or a pattern all of whose topics one of them
+ * matches. Linear in the length of the name and of the patterns.
+ */
+export function coverOf(patterns: readonly string[]): Matcher {
+  if (patterns.includes(EVERYTHING)) return () => true;
+  const known = matchers.get(patterns);
+  if (known) return known;
+  const matcher = matcherOf(patterns);
+  matchers.set(patterns, matcher);
+  return matcher;
+}
+
+/** All or nothing: one name that is not allowed refuses the others too. @throws {RelayError} forbidden: which it is */
+export function checkAllowed(permissions: Permissions, deed: Deed, names: readonly string[]): void {
+  const covers = coverOf(permissions[deed]);
+  const refused = names.filter((name) => !covers(name));
+  if (refused.length === 0) return;
+  const more = refused.length > MAX_NAMED ? ` and ${refused.length - MAX_NAMED} more` : "";
+  const list = refused.slice(0, MAX_NAMED).map((name) => JSON.stringify(name));
+  throw new RelayError("forbidden", `this client may not ${deed} to ${list.join(", ")}${more}: nothing was done`);
+}

@@ -1,0 +1,138 @@
+import type { FastifyBaseLogger, FastifyRequest } from "fastify";
+import type { RawData, WebSocket } from "ws";
+import type { Connection } from "../core/connection.js";
+import { RelayError } from "../core/errors.js";
+import { FAILED, REMOVED } from "../core/notice.js";
+import type { FramedEncoder } from "../formats/encoder.js";
+import { CLOSE } from "../protocol.js";
+import { connectionOptions, type Context, shortId } from "./context.js";
+import { Frames } from "./frames.js";
+import { bucketFor, TokenBucket } from "./limits.js";
+import { InvalidInput } from "./problems.js";
+import { SocketSink } from "./socket.js";
+
+/** Frames that a client sent and that are not handled yet: above this the socket is not read. */
+const MAX_INBOX = 32;
+
+/** Bad frames: so many at once, and so many a second, before the connection is closed with 4429. */
+const BAD_FRAMES = { burst: 50, perSecond: 10 };
+
+/** One WebSocket of a client: frames go in, in order and one at a time; the connection is its way out. */
+export class SocketSession {
+  private readonly inbox: { data: RawData; isBinary: boolean }[] = [];
+  private readonly bad = new TokenBucket(BAD_FRAMES.burst, BAD_FRAMES.perSecond);
+  private readonly rate: TokenBucket;
+  private readonly log: FastifyBaseLogger;
+  private readonly sink: SocketSink;
+  private connection: Connection | undefined;
+  private frames: Frames | undefined;
+  private busy = true;
+
+  constructor(
+    private readonly context: Context,
+    private readonly socket: WebSocket,
+    private readonly request: FastifyRequest,
+    private readonly encoder: FramedEncoder,
+    private readonly inLobby: boolean,
+  ) {
+    this.log = request.log;
+    this.rate = bucketFor(context.settings.frameRate);
+    this.sink = new SocketSink(socket, request.raw.socket);
+  }
+
+  /** Listens from the first moment on; what comes before the client is there waits in the inbox. */
+  run(client: string): void {
+    const { socket } = this;
+    socket.on("message", (data, isBinary) => this.receive(data, isBinary));
+    socket.on("ping", () => this.connection?.hear());
+    socket.on("pong", (payload) => {
+      this.connection?.hear();
+      this.connection?.ponged(payload.toString());
+    });
+    socket.on("error", (error) => this.failed(error));
+    socket.on("close", (code) => this.closed(code));
+    void this.open(client).catch((error: unknown) => this.fail(error));
+  }
+
+  private async open(id: string): Promise<void> {
+    const { context, sink, encoder } = this;
+    this.connection = await context.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
+    if (this.socket.readyState !== this.socket.OPEN) return this.closed(1006);
+    const { relay, settings, metrics } = context;
+    const spend = (frames: number): void => this.spend(frames);
+    this.frames = new Frames(relay, this.connection, encoder, settings.maxMessage, metrics, spend, this.inLobby);
+    this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
+    await this.work();
+  }
+
+  private receive(data: RawData, isBinary: boolean): void {
+    if (this.socket.readyState !== this.socket.OPEN) return;
+    this.connection?.hear();
+    this.inbox.push({ data, isBinary });
+    if (this.inbox.length > MAX_INBOX) this.socket.pause();
+    if (!this.busy) void this.work().catch((error: unknown) => this.fail(error));
+  }
+
+  private async work(): Promise<void> {
+    this.busy = true;
+    for (let frame = this.inbox.shift(); frame; frame = this.inbox.shift()) {
+      if (this.socket.readyState !== this.socket.OPEN) return;
+      if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
+        this.context.metrics.limited("bad_frames");
+        this.connection?.close({ code: CLOSE.tooMany, reason: "too many bad frames", reconnect: false });
+        return;
+      }
+      // Answers go through the same outbox as events: no more of them than the client reads.
+      await this.connection?.ready();
+    }
+    this.busy = false;
+    if (this.socket.isPaused) this.socket.resume();
+  }
+
+  private async handle(data: RawData, isBinary: boolean): Promise<boolean> {
+    const { frames, connection } = this;
+    if (!frames || !connection) return true;
+    try {
+      this.spend(1);
+    } catch (error) {
+      frames.refuse(error);
+      return false;
+    }
+    if (isBinary) {
+      frames.refuse(new InvalidInput([{ path: "", message: "binary frames are not understood: send text" }]));
+      return false;
+    }
+    const text = (data as Buffer).toString();
+    if (this.inLobby) {
+      this.log.info({ user_id: connection.reader.userId, bytes: text.length }, "message");
+    }
+    return frames.handle(text);
+  }
+
+  private spend(frames: number): void {
+    const { frameRate } = this.context.settings;
+    // Whatever it costs, it is to be had after a second of silence.
+    if (this.rate.take(Math.min(frames, frameRate)) === 0) return;
+    const message = `a connection may send ${frameRate} frames a second: nothing was done`;
+    throw new RelayError("too_many", message, { limit: "frames" });
+  }
+
+  private closed(code: number): void {
+    const { connection } = this;
+    if (!connection) return;
+    this.connection = undefined;
+    this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
+    void this.context.relay.connections.closed(connection, code).catch((error: unknown) => this.fail(error));
+  }
+
+  /** The socket's own failures, which are logged where it comes from. */
+  private failed(error: Error & { code?: string }): void {
+    if (error.code === "WS_ERR_UNSUPPORTED_MESSAGE_LENGTH") this.context.metrics.limited("frame_bytes");
+  }
+
+  private fail(error: unknown): void {
+    if (!(error instanceof RelayError)) this.log.error({ err: error }, "connection failed");
+    const { code, reason } = error instanceof RelayError && error.code === "not_found" ? REMOVED : FAILED;
+    this.socket.close(code, reason);
+  }
+}

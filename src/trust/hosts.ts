@@ -1,0 +1,31 @@
+/** Whether only this machine can reach a host: a name or an address, as in URLs or without the brackets. */
+export function isLoopback(host: string): boolean {
+  const name = host.replaceAll(/^\[|\]$|\.$/g, "").toLowerCase();
+  return (
+    name === "localhost" ||
+    // RFC 6761 section 6.3: all names below it are this machine too.
+    name.endsWith(".localhost") ||
+    name === "::1" ||
+    /^(?:::ffff:)?127(?:\.\d{1,3}){3}$/.test(name)
+  );
+}
+
+/** The host of a `Host` header, without its port; undefined when it is none. */
+export function hostOf(header: string): string | undefined {
+  return /^(\[[\da-f:.]+\]|[^\s:/?#@[\]\\]+)(?::\d{1,5})?$/i.exec(header)?.[1];
+}
+
+/**
+ * Those who share a limit: an IPv4 address, or the first 64 bits of an IPv6 one, as whoever has one such address has
+ * all of them (RFC 6177).
+ */
+export function networkOf(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
+  if (mapped) return mapped[1] as string;
+  if (!address.includes(":")) return address;
+  const [head = "", tail] = address.toLowerCase().split("::");
+  const groups = head.split(":").filter(Boolean);
+  const rest = tail?.split(":").filter(Boolean) ?? [];
+  const zeros = tail === undefined ? 0 : 8 - groups.length - rest.length;
+  return [...groups, ...Array.from({ length: Math.max(0, zeros) }, () => "0"), ...rest].slice(0, 4).join(":");
+}
