@@ -4,11 +4,12 @@ import { Relay } from "../../src/core/relay.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { anySteps, idOf, Model } from "../support/model.js";
 import { open, type Opened, turns } from "../support/sink.js";
+import { relaySettings } from "../support/settings.js";
 
 const ROOMY = { age: 3_600_000, count: 1_000_000, bytes: 1_000_000_000 };
 
 // Little, so that it overflows.
-const SETTINGS = { maxBuffer: 400, pingInterval: 30_000 };
+const SETTINGS = { ...relaySettings(), maxBuffer: 400 };
 
 test("a client gets exactly what matches after its cursor, in order, once, whatever happens meanwhile", async () => {
   await fc.assert(
@@ -28,7 +29,7 @@ test("a client gets exactly what matches after its cursor, in order, once, whate
 });
 
 test("readers that got the same share one buffer, written once per turn", async () => {
-  const relay = await Relay.start(new MemoryEngine(ROOMY), { maxBuffer: 1_000_000, pingInterval: 30_000 });
+  const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
   const opened: Opened[] = [];
   const writes: Buffer[] = [];
   for (let user = 1; user <= 3; user++) {
@@ -51,9 +52,9 @@ test("readers that got the same share one buffer, written once per turn", async 
 });
 
 test("many topic changes while a client is away lose nothing that it is owed", async () => {
-  const relay = await Relay.start(new MemoryEngine(ROOMY), { maxBuffer: 1_000_000, pingInterval: 30_000 });
+  const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
   const { id } = await relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
-  for (let round = 0; round < 200; round++) await relay.clients.changeTopics(id, { set: [`t${round}`] });
+  for (let round = 0; round < 200; round++) await relay.clients.change(id, { set: [`t${round}`] });
   await relay.publisher.publish([
     { topic: "t199", message: "1" },
     { topic: "a", message: "2" },
@@ -66,11 +67,11 @@ test("many topic changes while a client is away lose nothing that it is owed", a
 });
 
 test("more changes than can wait, each with something owed, are said as a gap", async () => {
-  const relay = await Relay.start(new MemoryEngine(ROOMY), { maxBuffer: 1_000_000, pingInterval: 30_000 });
+  const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
   const { id } = await relay.clients.register({ userId: 1, topics: ["t"], ttl: 300 });
   for (let round = 0; round < 100; round++) {
     await relay.publisher.publish([{ topic: "t", message: String(round) }]);
-    await relay.clients.changeTopics(id, { set: round % 2 ? ["t"] : ["t", "u"] });
+    await relay.clients.change(id, { set: round % 2 ? ["t"] : ["t", "u"] });
   }
   const { sink } = await open(relay, id);
   await turns(100);
@@ -80,7 +81,7 @@ test("more changes than can wait, each with something owed, are said as a gap", 
 });
 
 async function relayWith(topics: string[], retention = ROOMY) {
-  const relay = await Relay.start(new MemoryEngine(retention), { maxBuffer: 1_000_000, pingInterval: 30_000 });
+  const relay = await Relay.start(new MemoryEngine(retention), relaySettings());
   onTestFinished(() => relay.stop());
   const { id } = await relay.clients.register({ userId: 1, topics, ttl: 300 });
   const state = async (event: string | undefined) => {
@@ -102,7 +103,7 @@ test("a replay that is interrupted goes on where it was", async () => {
   const two = await open(relay, id, { since: { id: idOf(first?.id) } });
   await turns();
   expect(two.sink.events.map(({ message }) => message)).toEqual([2]);
-  await relay.clients.changeTopics(id, { add: ["b"] });
+  await relay.clients.change(id, { add: ["b"] });
   await relay.connections.closed(two.connection);
   const three = await open(relay, id);
   await turns();
@@ -166,4 +167,17 @@ test("a hundred thousand frames in one turn are no harm", async () => {
   await Promise.all(Array.from({ length: 5 }, () => relay.publisher.publish(drafts)));
   for (let turn = 0; turn < 1000 && sink.events.length < 100_000; turn++) await turns(1);
   expect(sink.events).toHaveLength(100_000);
+});
+
+test("a gap that came about while a client was away is said, also when its topics were changed since", async () => {
+  const relay = await Relay.start(new MemoryEngine({ ...ROOMY, count: 2 }), relaySettings());
+  const { id } = await relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
+  await relay.publisher.publish([{ topic: "a", message: "1" }]);
+  await relay.clients.change(id, { set: ["b"] });
+  await relay.publisher.publish([1, 2, 3].map((n) => ({ topic: "z", message: String(n) })));
+  await relay.clients.change(id, { add: ["c"] });
+  const { sink } = await open(relay, id);
+  await turns();
+  expect(sink.frames[0]?.data?.["gap"]).toBe(true);
+  await relay.stop();
 });

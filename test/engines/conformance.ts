@@ -5,6 +5,7 @@ import { compareIds, type EventId, formatId } from "../../src/core/id.js";
 import { Log } from "../../src/core/log.js";
 import { Relay } from "../../src/core/relay.js";
 import { open, turns } from "../support/sink.js";
+import { relaySettings } from "../support/settings.js";
 
 export interface EngineSetup {
   /**
@@ -203,7 +204,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
     });
 
     describe("makes two relays one", () => {
-      const settings = { maxBuffer: 1_000_000, pingInterval: 30_000 };
+      const settings = relaySettings();
       const both = async (): Promise<[Relay, Relay]> => {
         const { engine, another } = await setUp();
         const here = await Relay.start(engine, settings);
@@ -247,7 +248,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         const [here, there] = await both();
         const { id } = await here.clients.register(registration);
         const { sink } = await open(there, id);
-        await here.clients.changeTopics(id, { set: ["b"] });
+        await here.clients.change(id, { set: ["b"] });
         const replies = await here.publisher.publish([draft("a"), draft("b", '"yes"')]);
         expect(replies.map(({ matched }) => matched)).toEqual([0, 1]);
         await settled(() => sink.events.length === 1);

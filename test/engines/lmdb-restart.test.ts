@@ -7,9 +7,10 @@ import { Relay } from "../../src/core/relay.js";
 import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { open, turns } from "../support/sink.js";
+import { relaySettings } from "../support/settings.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
-const SETTINGS = { maxBuffer: 1_000_000, pingInterval: 30_000 };
+const SETTINGS = relaySettings();
 
 interface Stage {
   engine: Engine;
@@ -92,7 +93,7 @@ describe("a restart keeps", () => {
     const on = await stage();
     const { id } = await on.relay.clients.register(registration);
     await on.relay.publisher.publish([{ topic: "b.1", message: "1" }]);
-    await on.relay.clients.changeTopics(id, { set: ["c"], join: "room" });
+    await on.relay.clients.change(id, { set: ["c"], join: "room" });
     const before = await on.relay.clients.get(id);
     await on.restart();
     expect(await on.relay.clients.get(id)).toEqual({ ...before, node: expect.anything() as unknown });
@@ -267,6 +268,32 @@ describe("receipts after a restart", () => {
   });
 });
 
+test("what is read from disk while the right to it is taken away is not delivered", async () => {
+  const on = await stage({ window: { count: 1, bytes: 2 ** 26 } });
+  const { id } = await on.relay.clients.register({ ...registration, topics: ["a", "b"] });
+  await on.relay.publisher.publish([1, 2, 3, 4].map((n) => ({ topic: n % 2 ? "a" : "b", message: String(n) })));
+  on.engine.trim(Date.now());
+  // A disk that takes its time.
+  const { read } = on.engine;
+  let answer = (): void => undefined;
+  const asked = new Promise<void>((resolve) => {
+    const slow: Engine["read"] = async (query) => {
+      const reading = await read?.call(on.engine, query);
+      resolve();
+      await new Promise<void>((go) => (answer = go));
+      return reading ?? { events: [] };
+    };
+    Object.assign(on.engine, { read: slow });
+  });
+  const { sink } = await open(on.relay, id, { since: "start" });
+  await asked;
+  await on.relay.clients.change(id, {}, { subscribe: ["a"] });
+  Object.assign(on.engine, { read });
+  answer();
+  await turns(20);
+  expect(sink.events.map(({ message }) => message)).toEqual([1, 3]);
+});
+
 describe("retention", () => {
   async function publish({ relay }: Stage, count: number, size = 10, atOnce = 100): Promise<void> {
     for (let left = count; left > 0; left -= atOnce) {
@@ -347,7 +374,7 @@ describe("retention", () => {
     const clients = await Promise.all(Array.from({ length: 900 }, () => on.relay.clients.register(registration)));
     for (let index = 0; index < 300; index++) {
       const { connection } = await open(on.relay, clients[index]?.id ?? "");
-      await on.relay.clients.changeTopics(clients[index]?.id ?? "", { add: [`other.${index}`, `b.${index}.>`] });
+      await on.relay.clients.change(clients[index]?.id ?? "", { add: [`other.${index}`, `b.${index}.>`] });
       await on.relay.publisher.publish([{ topic: "a", message: "1" }]);
       await on.relay.connections.closed(connection);
     }

@@ -10,9 +10,10 @@ import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.j
 import { temporaryDirectory } from "../support/directory.js";
 import { anySteps, Model } from "../support/model.js";
 import { testEngine } from "./conformance.js";
+import { relaySettings } from "../support/settings.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
-const SETTINGS = { maxBuffer: 400, pingInterval: 30_000 };
+const SETTINGS = { ...relaySettings(), maxBuffer: 400 };
 const TINY = { count: 1, bytes: 2 ** 26 };
 
 for (const [name, window] of [

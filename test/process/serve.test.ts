@@ -93,7 +93,7 @@ test("clients that do not answer, and requests that do not come to their end, do
   const deaf = await openSocket(url);
   deaf.socket.pause();
   const { hostname, port } = new URL(address);
-  const head = "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n";
+  const head = "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n";
   for (const request of ["", "POST /pub", head, `${head}\r\n{"a`]) {
     const half = net.connect(Number(port), hostname);
     half.on("error", () => undefined);

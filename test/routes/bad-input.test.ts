@@ -147,7 +147,7 @@ test.each([
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: ,;", "GET /ws HTTP/1.1", 400, "different"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "GET /health HTTP/1.1", 400, "not a WebSocket"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "POST /publish HTTP/1.1", 400, "not a WebSocket"],
-  ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "GET /nowhere HTTP/1.1", 404, "nowhere"],
+  ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "GET /nowhere HTTP/1.1", 404, "nothing at this path"],
   ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: https://evil.example", "GET /ws HTTP/1.1", 403, "origin"],
   [
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: http://localhost.evil.example",
@@ -158,7 +158,8 @@ test.each([
 ])("an upgrade with %j of %s is answered with %i", async (headers, line, status, says) => {
   const relay = await startRelay();
   const version = headers.includes("Version") ? "" : "Sec-WebSocket-Version: 13\r\n";
-  const head = `${line}\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n${version}${headers}`.trimEnd();
+  const head =
+    `${line}\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n${version}${headers}`.trimEnd();
   const answer = await bare(relay, `${head}\r\n\r\n`);
   expect(answer).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
   expect(answer).toContain("application/problem+json");
@@ -170,7 +171,7 @@ test("a request that offers another protocol is answered as if it did not", asyn
   const body = '{"topic":"cats","message":1}';
   const answer = await bare(
     relay,
-    `POST /publish HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n` +
+    `POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n` +
       `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
   );
   expect(answer).toMatch(/^HTTP\/1\.1 200 /);
@@ -183,13 +184,15 @@ test("what is not HTTP is answered with 400, and half-open and idle sockets harm
   const { hostname, port } = new URL(relay.http);
   const halfOpen = net.connect({ port: Number(port), host: hostname, allowHalfOpen: true });
   halfOpen.write(
-    "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+    "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
       "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
   );
   await once(halfOpen, "data");
   halfOpen.end();
   const gone = net.connect(Number(port), hostname);
-  gone.write("POST /publish HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{");
+  gone.write(
+    "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+  );
   await once(gone, "connect");
   gone.resetAndDestroy();
   const client = await relay.connect("/ws?format=raw");

@@ -112,7 +112,7 @@ test("a stream that waits behind another response on its connection is refused",
   const { hostname, port } = new URL(relay.http);
   const socket = net.connect(Number(port), hostname);
   onTestFinished(() => void socket.destroy());
-  for (const { id } of [one, two]) socket.write(`GET /stream/${id} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  for (const { id } of [one, two]) socket.write(`GET /stream/${id} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
   const deadline = Date.now() + 5000;
   for (let sent = 0; sent === 0;) {
     ({ sent } = await relay.publish({ topic: "cats", message: 1 }));

@@ -326,7 +326,7 @@ async function bareSocket(url: string, first = Buffer.alloc(0)): Promise<net.Soc
   onTestFinished(() => void socket.destroy());
   const head = [
     `GET ${pathname} HTTP/1.1`,
-    "Host: x",
+    "Host: localhost",
     "Upgrade: websocket",
     "Connection: Upgrade",
     `Sec-WebSocket-Key: ${Buffer.alloc(16).toString("base64")}`,

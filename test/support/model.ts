@@ -80,7 +80,7 @@ export class Model {
       case "publish":
         return this.publish(action.topic, action.user, action.count);
       case "topics":
-        await this.home.relay.clients.changeTopics(this.id, { set: action.topics });
+        await this.home.relay.clients.change(this.id, { set: action.topics });
         this.topics = action.topics;
         return undefined;
       case "restart":

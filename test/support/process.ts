@@ -22,8 +22,16 @@ export class RelayProcess {
   readonly ended: Promise<Ended>;
   readonly cwd = mkdtempSync(join(tmpdir(), "topic-relay-"));
 
-  /** @param through a command that runs the one that comes after it */
-  constructor(args: string[], env: Record<string, string> = {}, through: string[] = []) {
+  /**
+   * @param through a command that runs the one that comes after it
+   * @param whenDone how to see to it that it ends; the default is with the test
+   */
+  constructor(
+    args: string[],
+    env: Record<string, string> = {},
+    through: string[] = [],
+    whenDone: (end: () => Promise<void>) => void = onTestFinished,
+  ) {
     const { cwd } = this;
     const inherited = { PATH: process.env["PATH"] ?? "" };
     const [command, ...rest] = [...through, process.execPath, cli, ...args] as [string, ...string[]];
@@ -36,7 +44,7 @@ export class RelayProcess {
       stdout: this.stdout,
       stderr: this.stderr,
     }));
-    onTestFinished(async () => {
+    whenDone(async () => {
       this.child.kill("SIGKILL");
       await this.ended;
       rmSync(cwd, { recursive: true, force: true });
@@ -46,9 +54,9 @@ export class RelayProcess {
   /** The address of the start line. */
   async address(): Promise<string> {
     for (;;) {
-      const match = /listening on (http:\/\/\S+)/.exec(this.stdout);
+      const match = /listening on (https?:\/\/\S+)/.exec(this.stdout);
       if (match?.[1] !== undefined) return match[1];
-      if (this.child.exitCode !== null) throw new Error(this.stderr);
+      if (this.child.exitCode !== null || this.child.signalCode !== null) throw new Error(this.stderr);
       if (this.child.stdout) await Promise.race([once(this.child.stdout, "data"), this.ended]);
     }
   }

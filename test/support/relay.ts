@@ -35,10 +35,12 @@ export interface TestRelay {
   close(): Promise<void>;
 }
 
-export async function startRelay(options: SettingsInput = {}): Promise<TestRelay> {
+/** @param secret of the key that `send`, `register` and `publish` show */
+export async function startRelay(options: SettingsInput = {}, secret?: string): Promise<TestRelay> {
   const app = await createServer(parseSettings({ logLevel: "silent", engine: "memory", ...options }));
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
+  const shown = secret === undefined ? {} : bearer(secret);
   const relay: TestRelay = {
     app,
     http,
@@ -47,7 +49,7 @@ export async function startRelay(options: SettingsInput = {}): Promise<TestRelay
     send: (method, path, body, headers) =>
       fetch(http + path, {
         method,
-        headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
+        headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...shown, ...headers },
         ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
       }),
     register: async (body) => {
@@ -64,4 +66,17 @@ export async function startRelay(options: SettingsInput = {}): Promise<TestRelay
     close: () => app.close(),
   };
   return relay;
+}
+
+export function bearer(secret: string): Record<string, string> {
+  return { authorization: `Bearer ${secret}` };
+}
+
+/** What a counter of limits stands at. @param secret of a key for `admin` */
+export async function limited(relay: TestRelay, limit: string, secret?: string): Promise<number> {
+  const response = await relay.send("GET", "/metrics", undefined, secret === undefined ? {} : bearer(secret));
+  const line = (await response.text())
+    .split("\n")
+    .find((text) => text.startsWith(`relay_limited_total{limit="${limit}"}`));
+  return Number(line?.split(" ")[1]);
 }

@@ -1,0 +1,207 @@
+import { describe, expect, test } from "vitest";
+import { TokenBucket } from "../../src/routes/limits.js";
+import { LIMIT_NAMES, type LimitName } from "../../src/core/errors.js";
+import { Bare, upgrade } from "../support/bare.js";
+import { bearer, limited, startRelay, type TestRelay } from "../support/relay.js";
+import { refusal } from "../support/socket.js";
+import { openStream } from "../support/stream.js";
+
+const KEY = "a-secret-that-nobody-guesses";
+const keyed = { apiKeys: `a:${KEY},b:${KEY}2` };
+
+/** Limits that are shown to be counted; the last test looks whether that is all of them. */
+const shown = new Set<LimitName>();
+
+async function expectCounted(relay: TestRelay, limit: LimitName, secret?: string): Promise<void> {
+  shown.add(limit);
+  expect(await limited(relay, limit, secret)).toBeGreaterThan(0);
+}
+
+async function refusedWith(answer: Promise<Response>, status: number, code: string): Promise<string> {
+  const response = await answer;
+  const body = (await response.json()) as { code: string; detail: string };
+  expect([response.status, body.code]).toEqual([status, code]);
+  if (status === 429) expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+  return body.detail;
+}
+
+describe("what is too large is 413, is counted, and changes nothing", () => {
+  test.each([
+    ["body_bytes", "/register", JSON.stringify({ user_id: "x".repeat(2 ** 20) })],
+    ["message_bytes", "/publish", { topic: "a", message: "x".repeat(70_000) }],
+    ["batch_events", "/publish", Array.from({ length: 10_001 }, () => ({ topic: "a", message: 1 }))],
+    [
+      "batch_users",
+      "/publish",
+      Array.from({ length: 3 }, () => ({
+        topic: "a",
+        message: 1,
+        user_ids: Array.from({ length: 7000 }, (_, id) => id),
+      })),
+    ],
+  ] as const)("%s", async (limit, path, body) => {
+    const relay = await startRelay();
+    await refusedWith(relay.send("POST", path, body), 413, "too_large");
+    await expectCounted(relay, limit);
+  });
+
+  test("message_bytes, of one item among many", async () => {
+    const relay = await startRelay({ maxMessage: "1KiB" });
+    const items = [1, "x".repeat(2000), 2].map((message) => ({ topic: "a", message }));
+    const replies = (await (await relay.send("POST", "/publish", items)).json()) as object[];
+    expect(replies).toMatchObject([{ matched: 0 }, { status: 413 }, { matched: 0 }]);
+    await expectCounted(relay, "message_bytes");
+  });
+
+  test("frame_bytes closes with 1009", async () => {
+    const relay = await startRelay({ maxMessage: "1KiB" });
+    const client = await relay.connect((await relay.register({ user_id: 1 })).url);
+    client.say("x".repeat(400 * 1024));
+    expect((await client.closed).code).toBe(1009);
+    await expectCounted(relay, "frame_bytes");
+  });
+});
+
+test("json_depth: nesting is refused before it is read", async () => {
+  const relay = await startRelay();
+  const deep = `{"topic":"a","message":${"[".repeat(50_000)}${"]".repeat(50_000)}}`;
+  await refusedWith(relay.send("POST", "/publish", deep), 400, "bad_request");
+  await expectCounted(relay, "json_depth");
+});
+
+test("topics_per_client: 1,000, however they are added; and how long they are", async () => {
+  const relay = await startRelay();
+  const topics = Array.from({ length: 1001 }, (_, index) => `t${index}`);
+  await refusedWith(relay.send("POST", "/register", { user_id: 1, topics }), 400, "bad_request");
+  await expectCounted(relay, "topics_per_client");
+  const { id, url } = await relay.register({ user_id: 1, topics: topics.slice(1) });
+  await refusedWith(relay.send("PATCH", `/register/${id}`, { add: ["more"] }), 400, "bad_request");
+  const client = await relay.connect(url);
+  expect(await client.request("subscribe", { topics: ["more"] })).toMatchObject({ code: "bad_request" });
+  client.say({ topics });
+  expect(await client.json()).toMatchObject({ error: { code: "bad_request" } });
+  expect(((await client.request("topics"))["topics"] as string[]).length).toBe(1000);
+  await refusedWith(relay.send("POST", "/register", { user_id: 1, topics: ["t".repeat(256)] }), 400, "bad_request");
+});
+
+test("clients and clients_per_user: a flood of registrations ends at the limit, connected or not", async () => {
+  const relay = await startRelay({ maxClients: 5, maxClientsPerUser: 3 });
+  const made = await Promise.all(Array.from({ length: 20 }, () => relay.send("POST", "/register", { user_id: 1 })));
+  expect(made.filter(({ status }) => status === 200)).toHaveLength(3);
+  await refusedWith(relay.send("POST", "/register", { user_id: 1 }), 429, "too_many");
+  await expectCounted(relay, "clients_per_user");
+  for (const user_id of [2, 3]) await relay.register({ user_id });
+  await refusedWith(relay.send("POST", "/register", { user_id: 4 }), 429, "too_many");
+  expect((await refusal(relay.connect("/ws"))).status).toBe(429);
+  await expectCounted(relay, "clients");
+  await relay.send("DELETE", "/users/1");
+  await relay.register({ user_id: 4 });
+});
+
+test("connections_per_address: WebSockets and streams, until one of them ends", async () => {
+  const relay = await startRelay({ maxConnections: 3 });
+  const { url, stream_url } = await relay.register({ user_id: 1 });
+  // What is refused does not count.
+  for (let count = 0; count < 5; count++) expect((await relay.fetch("/stream/unknown")).status).toBe(404);
+  const first = await relay.connect("/echo");
+  await relay.connect("/ws");
+  const stream = await openStream(stream_url);
+  for (const path of ["/ws", "/echo", url]) expect((await refusal(relay.connect(path))).status).toBe(429);
+  await refusedWith(relay.fetch(new URL((await relay.register({ user_id: 2 })).stream_url).pathname), 429, "too_many");
+  expect(stream.rest).not.toContain("ended");
+  await expectCounted(relay, "connections_per_address");
+  await first.close();
+  await expect
+    .poll(async () =>
+      relay.connect("/echo").then(
+        () => "open",
+        () => "refused",
+      ),
+    )
+    .toBe("open");
+});
+
+test("publishes: a key that is too fast waits, and others do not", async () => {
+  const relay = await startRelay({ ...keyed, publishRate: 10 });
+  const items = Array.from({ length: 8 }, () => ({ topic: "a", message: 1 }));
+  const publish = async (secret: string): Promise<Response> => relay.send("POST", "/publish", items, bearer(secret));
+  expect([(await publish(KEY)).status, (await publish(KEY)).status]).toEqual([200, 200]);
+  expect(await refusedWith(publish(KEY), 429, "too_many")).toContain("10 events a second");
+  expect((await publish(`${KEY}2`)).status).toBe(200);
+  await expectCounted(relay, "publishes", KEY);
+});
+
+test("requests: strangers who are too fast wait, those with a key do not; a relay of this machine's own has no such limit", async () => {
+  const relay = await startRelay({ ...keyed, requestRate: 1 });
+  const statuses = async (headers = {}): Promise<Set<number>> => {
+    const answers = Array.from({ length: 15 }, () => relay.send("GET", "/metrics", undefined, headers));
+    return new Set((await Promise.all(answers)).map(({ status }) => status));
+  };
+  expect(await statuses({ ...bearer("wrong") })).toEqual(new Set([401, 429]));
+  expect(await statuses(bearer(KEY))).toEqual(new Set([200]));
+  await refusedWith(relay.send("GET", "/metrics"), 429, "too_many");
+  await expectCounted(relay, "requests", KEY);
+  const own = await startRelay({ requestRate: 1 });
+  for (let count = 0; count < 15; count++) expect((await own.fetch("/health")).status).toBe(200);
+});
+
+test("frames: a client that is too fast is told, and at last closed; bad_frames too", async () => {
+  const relay = await startRelay({ frameRate: 10 });
+  const client = await relay.connect((await relay.register({ user_id: 1 })).url);
+  for (let count = 0; count < 200; count++) client.say("ping");
+  expect((await client.closed).code).toBe(4429);
+  expect(client.all.filter((frame) => frame === "pong").length).toBeGreaterThanOrEqual(20);
+  expect(JSON.parse(client.all.at(-1) ?? "")).toMatchObject({ type: "error", error: { code: "too_many" } });
+  await expectCounted(relay, "frames");
+  await expectCounted(relay, "bad_frames");
+});
+
+test("replay_events: a long replay is interrupted, and goes on with the next connection", async () => {
+  const relay = await startRelay({ maxReplay: 1000 });
+  const items = Array.from({ length: 3000 }, (_, index) => ({ topic: "cats", message: index }));
+  await relay.send("POST", "/publish", items);
+  const { id } = await relay.register({ user_id: 1 });
+  const received: number[] = [];
+  let query = "?since=0&";
+  for (let connection = 0; connection < 5 && received.length < 3000; connection++) {
+    const client = await relay.connect(`/ws/${id}${query}format=json`);
+    const last = connection < 2 ? (await client.closed).code : undefined;
+    if (last === undefined) await client.take(1 + 3000 - received.length);
+    else expect(last).toBe(4429);
+    const events = client.all.map((frame) => JSON.parse(frame) as { type: string; id: string; message: number });
+    for (const event of events) if (event.type === "event") received.push(event.message);
+    // It has answered the close frame: so it has all that came before that.
+    query = "?";
+  }
+  expect(received).toEqual(items.map(({ message }) => message));
+  await expectCounted(relay, "replay_events");
+});
+
+test("waits: so many publishers may wait, and what is refused is not published", async () => {
+  const relay = await startRelay({ maxWaits: 2 });
+  const { url } = await relay.register({ user_id: 1 });
+  const bare = await Bare.open(relay.http);
+  bare.write(`${upgrade(new URL(url).pathname)}\r\n\r\n`);
+  await bare.until("101");
+  const event = { topic: "cats", message: "xyzzy" };
+  const waiting = [1, 2].map(() => relay.publish(event, "?wait=2"));
+  const before = await relay.publish(event);
+  await refusedWith(relay.send("POST", "/publish?wait=2", event), 429, "too_many");
+  await expectCounted(relay, "waits");
+  expect(before).toMatchObject({ sent: 1 });
+  for (const { confirmed } of await Promise.all(waiting)) expect(confirmed).toBe(0);
+  expect(bare.text.split("xyzzy").length - 1).toBe(3);
+  await relay.publish(event, "?wait=0");
+});
+
+test("every limit there is was shown to be counted", () => expect([...shown].sort()).toEqual([...LIMIT_NAMES].sort()));
+
+test("a bucket lets through its burst, then its rate, and more than it holds when it is full", async () => {
+  const bucket = new TokenBucket(10, 1000);
+  expect(Array.from({ length: 10 }, () => bucket.take())).toEqual(Array.from({ length: 10 }, () => 0));
+  const large = new TokenBucket(10, 1000);
+  expect(large.take(1000)).toBe(0);
+  const wait = large.take();
+  expect(wait).toBeGreaterThan(0.9);
+  expect(wait).toBeLessThan(1);
+});
