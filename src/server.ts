@@ -12,7 +12,8 @@ import Fastify, {
 } from "fastify";
 import { isPrivate, type Settings, SettingsError } from "./config.js";
 import { addRelay, loadKeys } from "./plugin.js";
-import { handleNotFound, problem, sendProblem } from "./routes/problems.js";
+import { notFoundHandler } from "./routes/access.js";
+import { problem, sendProblem } from "./routes/problems.js";
 import { endRefusedUpgrade } from "./routes/upgrades.js";
 import { CertificateFiles } from "./tls.js";
 import { isLoopback } from "./trust/hosts.js";
@@ -73,7 +74,7 @@ export async function createServer(
       void sendProblem(reply, error);
     },
   } as FastifyServerOptions) as FastifyInstance;
-  app.setNotFoundHandler(handleNotFound);
+  app.setNotFoundHandler(notFoundHandler(keys));
   app.addHook("onResponse", endRefusedUpgrade);
   endConnectionsOnClose(app);
   if (certificate) reloadCertificate(app, certificate);

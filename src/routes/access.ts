@@ -1,8 +1,8 @@
-import type { FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ApiKey, ApiKeys, Scope } from "../trust/keys.js";
 import { KeysUnavailable, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
-import { HttpError, InvalidInput } from "./problems.js";
+import { HttpError, InvalidInput, sendProblem } from "./problems.js";
 import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
 /** What a route asks of its callers; in the config of each. Where it says nothing, it is for `admin`. */
@@ -77,6 +77,17 @@ function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
   throw new HttpError(403, `the key ${key.name} may not do this: it lacks the scope ${scope}`, {
     "www-authenticate": `Bearer realm="topic-relay", error="insufficient_scope", scope="${scope}"`,
   });
+}
+
+/** Answers where there is nothing. What there is and what not is told only to those with a key. */
+export function notFoundHandler(known: ApiKeys | undefined) {
+  return (request: FastifyRequest, reply: FastifyReply): void => {
+    const secret = bearerOf(request);
+    const isStranger = known && (secret === undefined || !known.find(secret));
+    // The path is not repeated: it may have a client's id in it.
+    const nothing = new HttpError(404, "there is nothing at this path");
+    void sendProblem(reply, isStranger ? unauthorized(request, undefined) : nothing);
+  };
 }
 
 /** RFC 6750 section 3: what was not sent is asked for; what was sent and is no good is called so. */

@@ -97,11 +97,6 @@ export function errorHandler(limited: (limit: LimitName) => void) {
   };
 }
 
-/** Does not repeat the path: it may have a client's id in it. */
-export function handleNotFound(_request: FastifyRequest, reply: FastifyReply): void {
-  void sendProblem(reply, new HttpError(404, "there is nothing at this path"));
-}
-
 /** Answers 405 with `Allow` on every route that is added from now on, for the methods that it does not have. */
 export function answerOtherMethods(app: FastifyInstance): () => void {
   const routes = new Map<string, { known: Set<string>; config: RouteOptions["config"] }>();

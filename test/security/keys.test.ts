@@ -73,6 +73,7 @@ test("a method that a path does not have is told only to those who may use the p
   expect((await relay.send("PUT", "/publish")).status).toBe(401);
   expect((await relay.send("PUT", "/publish", undefined, bearer(KEYS.reg))).status).toBe(403);
   expect((await relay.send("PUT", "/publish", undefined, bearer(KEYS.pub))).status).toBe(405);
+  expect((await relay.send("GET", "/nothing", undefined, bearer(KEYS.pub))).status).toBe(404);
 });
 
 test("a key that is removed while the body comes in is good no more", async () => {

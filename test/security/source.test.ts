@@ -39,6 +39,8 @@ describe("where a relay listens", () => {
       ["GET", "/ws"],
       ["GET", "/echo"],
       ["GET", "/stream"],
+      ["GET", "/clients"],
+      ["GET", "/no/such/thing"],
     ] as const;
     for (const [method, path] of routes) {
       const response = await fetch(http + path, { method });
