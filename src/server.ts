@@ -3,6 +3,7 @@ import type { Writable } from "node:stream";
 import { Server as TlsServer } from "node:tls";
 import closeWithGrace from "close-with-grace";
 import Fastify, {
+  type FastifyBaseLogger,
   type FastifyError,
   type FastifyInstance,
   type FastifyReply,
@@ -203,6 +204,7 @@ async function reload(app: FastifyInstance, settings: Settings, keys: ApiKeys | 
   for (const [what, again] of reloads) {
     try {
       await again();
+      if (what === "keys") warnOfWeakKeys(app.log, keys);
       app.log.info({ keys: keys?.all.map(({ name }) => name) }, `${what}: read anew`);
     } catch (error) {
       app.log.error({ err: error }, `${what}: could not be read anew, and stay as they are`);
@@ -210,11 +212,15 @@ async function reload(app: FastifyInstance, settings: Settings, keys: ApiKeys | 
   }
 }
 
+function warnOfWeakKeys(log: FastifyBaseLogger, keys: ApiKeys | undefined): void {
+  const weak = keys?.all.filter(({ strong }) => !strong).map(({ name }) => name) ?? [];
+  if (weak.length > 0) log.warn({ keys: weak }, "keys with short secrets: make better ones with topic-relay keys new");
+}
+
 /** Loud, but no reason not to start. */
 function warnOfWeakness({ log }: FastifyInstance, settings: Settings, keys: ApiKeys | undefined): void {
   if (!keys && settings.insecureOpen) log.warn("open to other machines without keys: anyone can register and publish");
-  const weak = keys?.all.filter(({ strong }) => !strong).map(({ name }) => name) ?? [];
-  if (weak.length > 0) log.warn({ keys: weak }, "keys with short secrets: make better ones with topic-relay keys new");
+  warnOfWeakKeys(log, keys);
   const { symmetricKeySize = STRONG_SECRET } = settings.jwtSecret ?? {};
   if (symmetricKeySize < STRONG_SECRET) {
     log.warn(`--jwt-secret has less than ${STRONG_SECRET} bytes: it can be found by trying, from any one token`);

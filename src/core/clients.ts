@@ -5,6 +5,8 @@ import {
   type ClientRecord,
   endOf,
   isForgotten,
+  type Loss,
+  topicsOf,
   type TopicsChange,
   withAllow,
   withLoss,
@@ -106,11 +108,15 @@ export class Clients {
     const reader = this.registry.get(id);
     if (reader && !reader.connection) await this.passUnowed(reader);
     const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
+    const connection = reader?.connection;
     const changed = await this.update(id, (before, at) => {
-      const sent = laterOf(reader?.connection?.position ?? before.cursor, before.cursor);
       const merged = allow && { ...before.allow, ...allow };
       const covers = coverOf(this.permissionsOf({ allow: merged }).subscribe);
+      const sent = connection ? (connection.live ? at : laterOf(connection.position, before.cursor)) : before.cursor;
       const record = merged ? withAllow(before, merged, covers, at, sent) : before;
+      // Nothing of it can be read again, should it not arrive.
+      const isLess = topicsOf(record).length < topicsOf(before).length;
+      if (isLess) connection?.narrow({ through: sent, except: topicsOf(record) });
       checkAllowed(this.permissionsOf(record), "subscribe", added);
       const isChanged = added.length > 0 || change.set || change.remove || change.leave;
       return isChanged ? withTopics(record, change, at) : record;
@@ -168,9 +174,9 @@ export class Clients {
     return claimed;
   }
 
-  /** Notes that what comes after `after`, up to and with `through`, will not reach the client. */
-  async lose(reader: Reader, after: EventId, through: EventId): Promise<void> {
-    await this.update(reader.id, (record) => withLoss(record, { after, through }), false);
+  /** Notes what will not reach the client. */
+  async lose(reader: Reader, loss: Loss): Promise<void> {
+    await this.update(reader.id, (record) => withLoss(record, loss), false);
   }
 
   /** Starts the clock of a client that has lost its connection. */

@@ -1,4 +1,5 @@
 import { Confirmation } from "./confirmation.js";
+import type { Loss } from "./client.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
 import type { LimitName } from "./errors.js";
@@ -28,7 +29,7 @@ export interface Shared {
   /** Called when a client has confirmed something. */
   readonly moved: (reader: Reader) => void;
   /** Called when a stretch of the log has passed a client by. */
-  readonly lost: (reader: Reader, after: EventId, through: EventId) => void;
+  readonly lost: (reader: Reader, loss: Loss) => void;
 }
 
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
@@ -48,6 +49,8 @@ export class Connection implements ReaderConnection {
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
+  /** What is lost of all that is not confirmed before the end. */
+  private narrowed: Omit<Loss, "after"> | undefined;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
   private readonly confirmation: Confirmation;
@@ -67,6 +70,10 @@ export class Connection implements ReaderConnection {
     this.replayUntil = reader.confirmed;
     this.confirmation = new Confirmation(reader, shared.receipts, manual ? undefined : encoder.ping);
     this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.questionIfDue());
+  }
+
+  get live(): boolean {
+    return this.state === "live";
   }
 
   get closed(): boolean {
@@ -168,6 +175,9 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.settle();
     this.state = "closed";
+    const after = laterOf(this.reader.cursor, this.reader.confirmed);
+    const { narrowed } = this;
+    if (narrowed && compareIds(after, narrowed.through) < 0) this.shared.lost(this.reader, { after, ...narrowed });
     this.confirmation.end();
     this.shared.pings.delete(this);
     this.shared.beats.delete(this);
@@ -177,6 +187,10 @@ export class Connection implements ReaderConnection {
 
   settle(head: EventId = this.shared.log.head): void {
     if (this.state === "live" && !this.confirmation.outstanding) this.reader.pass(head);
+  }
+
+  narrow(loss: Omit<Loss, "after">): void {
+    this.narrowed = loss;
   }
 
   unkeep(id: EventId): void {
@@ -254,7 +268,7 @@ export class Connection implements ReaderConnection {
   /** @returns false when the format has no words for it: then the connection ends, and the next one says it */
   private sayGap(): boolean {
     const reached = this.shared.log.reach(this.position);
-    this.shared.lost(this.reader, this.position, reached);
+    this.shared.lost(this.reader, { after: this.position, through: reached });
     this.position = reached;
     if (this.notify({ event: "gap", cursor: formatId(reached) })) return true;
     this.reader.pass(reached);

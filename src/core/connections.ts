@@ -63,7 +63,7 @@ export class Connections {
       maxReplay: settings.maxReplay,
       limited: settings.limited,
       moved: (reader) => this.note(reader),
-      lost: (...stretch) => void this.clients.lose(...stretch).catch(() => undefined),
+      lost: (reader, loss) => void this.clients.lose(reader, loss).catch(() => undefined),
     };
     this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
   }

@@ -10,6 +10,9 @@ import type { Registry } from "./registry.js";
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
 
+/** States of deliveries that are looked at in one turn of the event loop: some milliseconds. */
+const AT_A_TIME = 20_000;
+
 /** What a publisher learns at once. Counts that are not known for sure are absent. */
 export interface PublishReply {
   readonly id: string;
@@ -24,6 +27,8 @@ export interface PublishOptions {
   /** Milliseconds to wait for the confirmation of those in `sent`. */
   readonly wait?: number | undefined;
   readonly once?: Omit<Once, "until"> | undefined;
+  /** Ends the wait, as when nobody is there any more to be answered. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface PublisherSettings {
@@ -68,10 +73,13 @@ export class Publisher {
     }
   }
 
-  private async publishNow(drafts: readonly EventDraft[], { once, wait }: PublishOptions): Promise<PublishReply[]> {
+  private async publishNow(
+    drafts: readonly EventDraft[],
+    { once, wait, signal }: PublishOptions,
+  ): Promise<PublishReply[]> {
     if (!once) {
       const { ids } = await this.engine.append(drafts);
-      return this.replies(ids, wait);
+      return this.replies(ids, wait, signal);
     }
     const first = this.pending.get(once.key);
     if (first?.fingerprint === once.fingerprint) return duplicates(await first.replies);
@@ -100,19 +108,21 @@ export class Publisher {
   }
 
   /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (Unix milliseconds). */
-  async confirmed(ids: readonly EventId[], until: number): Promise<void> {
+  async confirmed(ids: readonly EventId[], until: number, signal?: AbortSignal): Promise<void> {
     // In the order of their ids: who has confirmed the last one that it was sent has confirmed all.
-    const last = new Map<Reader, EventId>();
-    for (const id of ids) {
+    const sent = new Map<Reader, EventId>();
+    await inTurns(ids, (id) => {
       const receipt = this.receipts.get(id);
       for (const reader of receipt?.matched ?? []) {
-        if (receipt && this.receipts.state(receipt, reader) === "sent") last.set(reader, id);
+        if (receipt && reader.connection && this.receipts.state(receipt, reader) === "sent") sent.set(reader, id);
       }
-    }
-    if (last.size === 0 || this.stopped) return;
+      return receipt?.matched.length ?? 0;
+    });
+    const last = [...sent].filter(([reader, id]) => compareIds(id, reader.confirmed) > 0);
+    if (last.length === 0 || this.stopped || signal?.aborted) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => end(), until - Date.now());
-      const left = new Map([...last].map(([reader, id]) => [reader, reader.awaitConfirmed(id, () => done(reader))]));
+      const left = new Map(last.map(([reader, id]) => [reader, reader.awaitConfirmed(id, () => done(reader))]));
       const done = (reader: Reader): void => {
         left.get(reader)?.();
         if (left.delete(reader) && left.size === 0) end();
@@ -120,10 +130,12 @@ export class Publisher {
       const end = (): void => {
         clearTimeout(timer);
         this.waits.delete(end);
+        signal?.removeEventListener("abort", end);
         for (const giveUp of left.values()) giveUp();
         resolve();
       };
       this.waits.add(end);
+      signal?.addEventListener("abort", end);
     });
   }
 
@@ -162,7 +174,7 @@ export class Publisher {
     return others?.map(({ deliveries }) => deliveries);
   }
 
-  private async replies(ids: readonly EventId[], wait: number | undefined): Promise<PublishReply[]> {
+  private async replies(ids: readonly EventId[], wait?: number, signal?: AbortSignal): Promise<PublishReply[]> {
     const until = Date.now() + (wait ?? 0);
     // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
     await this.flusher.written();
@@ -172,10 +184,15 @@ export class Publisher {
     if (wait === undefined) return replies;
     const [others] = await Promise.all([
       this.engine.ask(this.node, { ask: "confirmed", events: ids, until }),
-      this.confirmed(ids, until),
+      this.confirmed(ids, until, signal),
     ]);
     const now = others && (await this.ask(ids));
-    return replies.map((reply, index) => this.withConfirmed(reply, ids[index] as EventId, atIndex(now, index)));
+    const confirmed: PublishReply[] = [];
+    await inTurns(replies, (reply, index) => {
+      confirmed.push(this.withConfirmed(reply, ids[index] as EventId, atIndex(now, index)));
+      return reply.matched ?? 0;
+    });
+    return confirmed;
   }
 
   private withConfirmed(
@@ -212,6 +229,20 @@ function replyOf(
     waiting += count(deliveries, "waiting");
   }
   return { id: formatId(id), matched, sent, waiting };
+}
+
+/**
+ * Works through a list, and lets others have their turn in between: many events to many clients are very many states.
+ * @param work returns how much it was
+ */
+async function inTurns<T>(items: readonly T[], work: (item: T, index: number) => number): Promise<void> {
+  let done = 0;
+  for (const [index, item] of items.entries()) {
+    done += work(item, index);
+    if (done < AT_A_TIME) continue;
+    done = 0;
+    await new Promise(setImmediate);
+  }
 }
 
 const NONE: readonly [] = [];

@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
+import { type ClientId, type ClientRecord, type Loss, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
@@ -8,12 +8,16 @@ import { matcherOf } from "./topics.js";
 export interface ReaderConnection {
   /** Everything up to here that was meant for the client is in the outbox, or was lost. */
   readonly position: EventId;
+  /** It has been sent all that there is for it. */
+  readonly live: boolean;
   /** Hands over an event that was just published. @returns whether it took it */
   deliver(event: Event, before: EventId): boolean;
   /** Moves the cursor to the head when the client has all that was meant for it. */
   settle(): void;
   /** The log does not have this event any more: if the connection ends before it was confirmed, it is lost. */
   unkeep(id: EventId): void;
+  /** The client may not have this again: if the connection ends before it was confirmed, it is lost. */
+  narrow(loss: Omit<Loss, "after">): void;
   /** Someone waits for the confirmation of what was sent last. */
   hurry(): void;
   close(disconnect: Disconnect): void;

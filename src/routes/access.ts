@@ -7,8 +7,11 @@ import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
 /** What a route asks of its callers; in the config of each. Where it says nothing, it is for `admin`. */
 export interface Access {
-  /** The scope that a key needs. `any`: a key of whatever scope. `none`: no key; the URL itself is secret, or nothing is. */
-  readonly scope?: Scope | "any" | "none";
+  /**
+   * The scope that a key needs. `any`: a key of whatever scope. `none`: no key; the URL itself is secret, or nothing is.
+   * `token`: no key will do, only a token.
+   */
+  readonly scope?: Scope | "any" | "none" | "token";
   /** Whether a token (JWT) is as good as a key. */
   readonly token?: true;
 }
@@ -70,9 +73,10 @@ export function authorizeAgain(known: ApiKeys) {
 
 function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
   const { scope = "admin", token } = request.routeOptions.config.access ?? {};
+  if (scope === "token") throw unauthorized(request, "a token");
   if (!known || scope === "none") return;
   const key = keys.get(request);
-  if (!key) throw unauthorized(request, token);
+  if (!key) throw unauthorized(request, token ? "a key or a token" : "a key");
   if (scope === "any" || key.scopes.has(scope)) return;
   throw new HttpError(403, `the key ${key.name} may not do this: it lacks the scope ${scope}`, {
     "www-authenticate": `Bearer realm="topic-relay", error="insufficient_scope", scope="${scope}"`,
@@ -86,17 +90,16 @@ export function notFoundHandler(known: ApiKeys | undefined) {
     const isStranger = known && (secret === undefined || !known.find(secret));
     // The path is not repeated: it may have a client's id in it.
     const nothing = new HttpError(404, "there is nothing at this path");
-    void sendProblem(reply, isStranger ? unauthorized(request, undefined) : nothing);
+    void sendProblem(reply, isStranger ? unauthorized(request, "a key") : nothing);
   };
 }
 
 /** RFC 6750 section 3: what was not sent is asked for; what was sent and is no good is called so. */
-function unauthorized(request: FastifyRequest, token: true | undefined): HttpError {
-  const wanted = token ? "a key or a token" : "a key";
+function unauthorized(request: FastifyRequest, wanted: string): HttpError {
   if (bearerOf(request) === undefined) {
     return new HttpError(401, `this needs ${wanted}: send Authorization: Bearer SECRET`, CHALLENGE);
   }
-  return new HttpError(401, `${wanted} was sent that is not known here`, INVALID);
+  return new HttpError(401, `this needs ${wanted}: the one that was sent is not known here`, INVALID);
 }
 
 export const CHALLENGE = { "www-authenticate": 'Bearer realm="topic-relay"' };

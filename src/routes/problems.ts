@@ -78,6 +78,7 @@ export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
     void reply.header("retry-after", known ?? RETRY_AFTER);
   }
   if (error instanceof HttpError) void reply.headers(error.headers);
+  void reply.header("cache-control", "no-store");
   return reply.code(answer.status).type("application/problem+json").send(answer);
 }
 
@@ -110,7 +111,7 @@ export function answerOtherMethods(app: FastifyInstance): () => void {
   return () => {
     const paths = [...routes];
     for (const [url, { known, config }] of paths) {
-      const method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((name) => !known.has(name));
+      const method = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].filter((name) => !known.has(name));
       const allow = [...known].sort().join(", ");
       app.route({
         method,

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { formatId, parseId } from "../core/id.js";
@@ -36,7 +36,8 @@ export function publishRoutes(app: FastifyInstance, { relay, settings, limits, m
   app.post("/publish", { config, bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
     noStore(reply);
     const { items, form } = itemsOf(request, maxMessage);
-    const options = optionsOf(request);
+    const asked = optionsOf(request);
+    const options = asked.wait === undefined ? asked : { ...asked, signal: goneSignal(reply) };
     limits.publish(request, items.length);
     if (form === "single") {
       const [draft] = items.map((item) => item());
@@ -78,9 +79,9 @@ export function publishRoutes(app: FastifyInstance, { relay, settings, limits, m
   });
 
   function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
-    const { key, wait } = options;
+    const { key, wait, signal } = options;
     const once = key === undefined ? undefined : { key, fingerprint: digest(drafts) };
-    return relay.publisher.publish(drafts, { wait, once });
+    return relay.publisher.publish(drafts, { wait, once, signal });
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */
@@ -191,6 +192,13 @@ function optionsOf(request: FastifyRequest): PublishOptions & { key: string | un
   const owner = keyOf(request);
   const scoped = key === undefined || !owner ? key : `${owner.name}:${key}`;
   return { key: scoped, wait: seconds === undefined ? undefined : seconds * 1000 };
+}
+
+/** Aborted when nobody can be answered any more. */
+function goneSignal({ raw }: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  raw.once("close", () => gone.abort());
+  return gone.signal;
 }
 
 function digest(drafts: readonly EventDraft[]): string {

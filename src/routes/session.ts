@@ -57,7 +57,10 @@ export class SocketSession {
   private async open(id: string): Promise<void> {
     const { context, sink, encoder } = this;
     this.connection = await context.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
-    if (this.socket.readyState !== this.socket.OPEN) return this.closed(1006);
+    const { readyState, CLOSED, OPEN } = this.socket;
+    if (readyState === CLOSED) return this.closed(1006);
+    // It may have been closed already, and is to be heard when the other end answers that.
+    if (readyState !== OPEN) return;
     const { relay, settings, metrics } = context;
     const spend = (frames: number): void => this.spend(frames);
     this.frames = new Frames(relay, this.connection, encoder, settings.maxMessage, metrics, spend, this.inLobby);

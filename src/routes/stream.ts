@@ -6,7 +6,7 @@ import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
 import { closeWithin } from "../core/notice.js";
 import { encodersFor, formats } from "../formats/index.js";
-import { CHALLENGE, tokenOf } from "./access.js";
+import { tokenOf } from "./access.js";
 import {
   clientIdOf,
   type ConnectionQuery,
@@ -16,6 +16,7 @@ import {
   requestedTtl,
   shortId,
 } from "./context.js";
+import { notFound } from "../core/clients.js";
 import { HttpError } from "./problems.js";
 
 /** Milliseconds after which `EventSource` comes back when its connection is lost. */
@@ -58,12 +59,15 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
 
   app.get<{ Querystring: ConnectionQuery }>(
     "/stream",
-    { exposeHeadRoute: false, config: { access: { scope: "none", token: true } } },
+    { exposeHeadRoute: false, config: { access: { scope: "token", token: true } } },
     async (request, reply) => {
       const ttl = requestedTtl(context, request.query);
       const claims = tokenOf(request);
-      if (!claims) throw new HttpError(401, "this needs a token: /stream?token=…", CHALLENGE);
-      return stream(request, reply, async () => (await relay.clients.register({ ...claims, ttl })).id);
+      return stream(request, reply, async () => {
+        if (!claims) throw notFound();
+        const { id } = await relay.clients.register({ ...claims, ttl });
+        return id;
+      });
     },
   );
 

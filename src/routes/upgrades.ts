@@ -1,5 +1,5 @@
 import { EventEmitter } from "node:events";
-import type { IncomingMessage, Server } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { Server as TlsServer } from "node:tls";
 import type { FastifyRequest } from "fastify";
@@ -23,16 +23,18 @@ export class WebSocketUpgrades extends EventEmitter {
 
   constructor(server: Server) {
     super();
-    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    const arrive = (request: IncomingMessage, socket: Duplex, head: Buffer): void => {
+      // It waits for the answers to requests that came before it on its connection.
+      const { _httpMessage: before } = socket as { _httpMessage?: ServerResponse | null };
+      if (before) return void before.once("close", () => arrive(request, socket, head));
+      if (this.closing || socket.destroyed) return void socket.destroy();
       if (request.headers.upgrade?.toLowerCase() !== "websocket") return serveAgain(server, request, socket, head);
-      // Behind a request whose answer is not sent yet, there is no telling where that one ends.
-      const isBehind = (socket as { _httpMessage?: unknown })._httpMessage;
-      if (this.closing || isBehind) return void socket.destroy();
       upgrading.add(request);
       this.undecided.set(socket, setTimeout(() => socket.destroy(), DECIDE_WITHIN).unref());
       socket.once("close", () => this.decided(socket));
       this.emit("upgrade", request, socket, head);
-    });
+    };
+    server.on("upgrade", arrive);
   }
 
   /** To be called when it has become a WebSocket. */

@@ -53,6 +53,8 @@ export function newKey(name: string, scopes: readonly Scope[]): string {
 /** The keys that there are: those that were given, and those of a file, which may be read anew. */
 export class ApiKeys {
   private readonly listeners = new Set<() => void>();
+  /** The last reading of the file: the next one waits for it, so that the latest wins. */
+  private reading: Promise<void> = Promise.resolve();
 
   private constructor(
     private readonly given: readonly ApiKey[],
@@ -94,6 +96,12 @@ export class ApiKeys {
 
   /** Reads the file anew; when that fails, everything stays as it is. @throws as `load` */
   async reload(): Promise<void> {
+    const next = this.reading.then(() => this.read());
+    this.reading = next.catch(() => undefined);
+    return next;
+  }
+
+  private async read(): Promise<void> {
     const read = this.file === undefined ? [] : parseFile(await readFile(this.file, "utf8"));
     const keys = [...this.given, ...read];
     if (keys.length === 0) throw new KeyFault("there are no keys");

@@ -136,13 +136,29 @@ describe("upgrades that become nothing end their connections", () => {
     ["to a path that is none", path("/%%")],
     ["to a path that is too long", path(`/ws/${"a".repeat(2000)}`)],
     ["to nothing", path("/nothing")],
-    ["behind a request whose answer is not there yet", `GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n${path("/ws")}`],
-    ["behind one to nothing", `GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n${path("/nothing")}`],
+    [
+      "behind a request whose answer is not there yet",
+      `GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n${path("/nothing")}`,
+    ],
   ])("%s", async (_, request) => {
     const relay = await startRelay();
     const bare = await Bare.open(relay.http);
     bare.write(request);
     expect(await bare.closed).not.toContain("101");
+  });
+
+  test("those that come behind a request wait for its answer", async () => {
+    const relay = await startRelay();
+    const first = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const socket = await Bare.open(relay.http);
+    socket.write(first + path("/ws"));
+    expect(await socket.until("101")).toMatch(/^HTTP\/1.1 200 .*HTTP\/1.1 101 /s);
+    const offered = await Bare.open(relay.http);
+    const h2c = first.replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+    offered.write(first + h2c);
+    await expect.poll(() => offered.text.split('"status":"ok"').length - 1).toBe(2);
+    offered.write(first.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    expect((await offered.closed).match(/HTTP\/1.1 200 /g)).toHaveLength(3);
   });
 
   test("also when the relay ends meanwhile", async () => {

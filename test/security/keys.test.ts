@@ -94,6 +94,33 @@ test("a key that is removed while the body comes in is good no more", async () =
   expect(await bare.until("\r\n\r\n")).toMatch(/^HTTP\/1.1 401 /);
 });
 
+test("OPTIONS, when it asks nothing for a page, is a method as others are", async () => {
+  const relay = await startRelay({ apiKeys });
+  const answer = async (path: string, headers = {}): Promise<unknown> => {
+    const { status, headers: got } = await relay.fetch(path, { method: "OPTIONS", headers });
+    return [status, got.get("allow")];
+  };
+  expect(await answer("/health")).toEqual([405, "GET, HEAD"]);
+  expect(await answer("/publish")).toEqual([401, null]);
+  expect(await answer("/publish", bearer(KEYS.pub))).toEqual([405, "POST"]);
+});
+
+test("of readings of the file that overlap, the last one counts", async () => {
+  const file = `${temporaryDirectory()}/keys`;
+  const write = (names: string[]): void => {
+    writeFileSync(file, names.map((name) => `${name}:${KEYS.reg}${name}\n`).join(""));
+  };
+  write(["a"]);
+  const keys = await ApiKeys.load([], file);
+  const reloads: Promise<void>[] = [];
+  for (let round = 0; round < 20; round++) {
+    write(round % 2 ? ["b"] : Array.from({ length: 5000 }, (_, index) => `k${index}`));
+    reloads.push(keys.reload());
+  }
+  await Promise.all(reloads);
+  expect([...keys.names]).toEqual(["b"]);
+});
+
 test("idempotency keys of one key mean nothing to another", async () => {
   const relay = await startRelay({ apiKeys });
   const publish = async (secret: string): Promise<object> => {

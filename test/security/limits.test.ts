@@ -177,6 +177,39 @@ test("replay_events: a long replay is interrupted, and goes on with the next con
   await expectCounted(relay, "replay_events");
 });
 
+test("a replay that is shorter than what is read at a time goes on too", async () => {
+  const relay = await startRelay({ maxReplay: 5 });
+  const { id } = await relay.register({ user_id: 1 });
+  for (let message = 0; message < 18; message++) await relay.publish({ topic: "cats", message });
+  const first = await relay.connect(`/ws/${id}`);
+  await first.take(18);
+  await first.close();
+  const again = await relay.connect(`/ws/${id}?since=0`);
+  expect((await again.closed).code).toBe(4429);
+  const rest = await relay.connect(`/ws/${id}`);
+  const received = again.all.length;
+  expect(await rest.settled()).toEqual(Array.from({ length: 18 - received }, (_, index) => String(received + index)));
+});
+
+test("waits of publishers that have gone make room for others", async () => {
+  const relay = await startRelay({ maxWaits: 2 });
+  const { url } = await relay.register({ user_id: 1 });
+  const bare = await Bare.open(relay.http);
+  bare.write(`${upgrade(new URL(url).pathname)}\r\n\r\n`);
+  await bare.until("101");
+  const event = { topic: "cats", message: "hi" };
+  const gone = new AbortController();
+  const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(event) };
+  const waiting = [1, 2].map(() =>
+    relay.fetch("/publish?wait=30", { ...init, signal: gone.signal }).catch(() => "gone"),
+  );
+  const status = async (): Promise<number> => (await relay.send("POST", "/publish?wait=0", event)).status;
+  await expect.poll(status).toBe(429);
+  gone.abort();
+  await Promise.all(waiting);
+  await expect.poll(status).toBe(200);
+});
+
 test("waits: so many publishers may wait, and what is refused is not published", async () => {
   const relay = await startRelay({ maxWaits: 2 });
   const { url } = await relay.register({ user_id: 1 });

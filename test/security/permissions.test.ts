@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkAllowed, coverOf } from "../../src/core/permissions.js";
 import { matchesTopic } from "../../src/core/topics.js";
+import { Bare, upgrade } from "../support/bare.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { openStream } from "../support/stream.js";
 import type { Frames } from "../support/socket.js";
@@ -222,6 +223,38 @@ describe("permissions that are taken away", () => {
       expect(await client.settled()).toEqual([]);
       await client.close();
     }
+  });
+
+  test("take what was sent and did not arrive, and nothing that did", async () => {
+    const relay = await withKeys();
+    const { id } = await relay.register({ user_id: 1, topics: ["k"] });
+    const live = await relay.connect(`/ws/${id}`);
+    const patch = async (subscribe: string[]): Promise<unknown> =>
+      relay.send("PATCH", `/register/${id}`, { allow: { subscribe }, ...(subscribe.includes("a") && { add: ["a"] }) });
+    const state = async (event: string): Promise<unknown> => {
+      const answer = await relay.send("GET", `/events/${event}`);
+      return ((await answer.json()) as { clients: { state: string }[] }).clients[0]?.state;
+    };
+    const arrived: string[] = [];
+    for (let round = 0; round < 20; round++) {
+      arrived.push((await relay.publish({ topic: "k", message: round })).id);
+      await patch(["k"]);
+      await patch(["k", "a"]);
+    }
+    expect(await relay.publish({ topic: "k", message: "last" }, "?wait=10")).toMatchObject({ confirmed: 1 });
+    expect(new Set(await Promise.all(arrived.map(state)))).toEqual(new Set(["confirmed"]));
+    await live.close();
+    const deaf = await Bare.open(relay.http);
+    deaf.write(`${upgrade(`/ws/${id}`)}\r\n\r\n`);
+    await deaf.until("101");
+    const { id: sent } = await relay.publish({ topic: "a", message: "sent" });
+    expect(await state(sent)).toBe("sent");
+    await patch(["k"]);
+    deaf.socket.destroy();
+    await expect.poll(async () => state(sent)).toBe("expired");
+    const back = await relay.connect(`/ws/${id}`);
+    expect(await relay.publish({ topic: "k", message: "x" }, "?wait=10")).toMatchObject({ confirmed: 1 });
+    expect([await back.settled(), await state(sent)]).toEqual([["x"], "expired"]);
   });
 
   test("end rooms, and are no claim of delivery", async () => {
