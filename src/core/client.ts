@@ -100,7 +100,7 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
     if (!isReserved(topic)) topics.delete(topic);
   }
   for (const topic of [...(change.add ?? []), change.join ?? []].flat()) topics.add(topic);
-  checkCount([...topics].filter((topic) => !isReserved(topic)).length);
+  checkTopicCount([...topics].filter((topic) => !isReserved(topic)).length);
   const changed = {
     ...record,
     rooms: [...new Set([...record.rooms, change.join ?? []].flat())].filter((room) => topics.has(room)),
@@ -114,7 +114,7 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
 }
 
 /** @throws {RelayError} bad_request: more than `MAX_TOPICS` */
-export function checkCount(topics: number): void {
+export function checkTopicCount(topics: number): void {
   if (topics <= MAX_TOPICS) return;
   const message = `a client has at most ${MAX_TOPICS} topics: this would be ${topics}`;
   throw new RelayError("bad_request", message, { limit: "topics_per_client" });

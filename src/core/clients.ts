@@ -110,14 +110,12 @@ export class Clients {
     const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
     const connection = reader?.connection;
     const changed = await this.update(id, (before, at) => {
-      const merged = allow && { ...before.allow, ...allow };
-      const covers = coverOf(this.permissionsOf({ allow: merged }).subscribe);
       const sent = connection ? (connection.live ? at : laterOf(connection.position, before.cursor)) : before.cursor;
-      const record = merged ? withAllow(before, merged, covers, at, sent) : before;
-      // Nothing of it can be read again, should it not arrive.
+      const record = allow ? this.allowed(before, allow, at, sent) : before;
+      checkAllowed(this.permissionsOf(record), "subscribe", added);
+      // What was taken from it can not be read again, should it not have arrived.
       const isLess = topicsOf(record).length < topicsOf(before).length;
       if (isLess) connection?.narrow({ through: sent, except: topicsOf(record) });
-      checkAllowed(this.permissionsOf(record), "subscribe", added);
       const isChanged = added.length > 0 || change.set || change.remove || change.leave;
       return isChanged ? withTopics(record, change, at) : record;
     });
@@ -236,6 +234,11 @@ export class Clients {
       },
       safe,
     );
+  }
+
+  private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {
+    const allow = { ...before.allow, ...given };
+    return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at, sent);
   }
 
   private found(record: ClientRecord | undefined): ClientRecord {

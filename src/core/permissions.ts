@@ -10,7 +10,8 @@ export interface Permissions {
   readonly publish: readonly string[];
 }
 
-export type Deed = keyof Permissions;
+/** What permissions are about. */
+type Operation = keyof Permissions;
 
 const EVERYTHING = ">";
 
@@ -39,11 +40,11 @@ export function coverOf(patterns: readonly string[]): Matcher {
 }
 
 /** All or nothing: one name that is not allowed refuses the others too. @throws {RelayError} forbidden: which it is */
-export function checkAllowed(permissions: Permissions, deed: Deed, names: readonly string[]): void {
-  const covers = coverOf(permissions[deed]);
+export function checkAllowed(permissions: Permissions, operation: Operation, names: readonly string[]): void {
+  const covers = coverOf(permissions[operation]);
   const refused = names.filter((name) => !covers(name));
   if (refused.length === 0) return;
   const more = refused.length > MAX_NAMED ? ` and ${refused.length - MAX_NAMED} more` : "";
   const list = refused.slice(0, MAX_NAMED).map((name) => JSON.stringify(name));
-  throw new RelayError("forbidden", `this client may not ${deed} to ${list.join(", ")}${more}: nothing was done`);
+  throw new RelayError("forbidden", `this client may not ${operation} to ${list.join(", ")}${more}: nothing was done`);
 }

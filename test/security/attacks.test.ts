@@ -13,10 +13,7 @@ function frame(first: number, payload: Uint8Array): Buffer {
 
 async function connected(relay: TestRelay, ...headers: string[]): Promise<Bare> {
   const { url } = await relay.register({ user_id: 1 });
-  const bare = await Bare.open(relay.http);
-  bare.write(`${upgrade(new URL(url).pathname, ...headers)}\r\n\r\n`);
-  await bare.until("\r\n\r\n");
-  return bare;
+  return Bare.webSocket(relay.http, new URL(url).pathname, ...headers);
 }
 
 /** The close code at the end of what came. */

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { TokenBucket } from "../../src/routes/limits.js";
 import { LIMIT_NAMES, type LimitName } from "../../src/core/errors.js";
-import { Bare, upgrade } from "../support/bare.js";
+import { Bare } from "../support/bare.js";
 import { bearer, limited, startRelay, type TestRelay } from "../support/relay.js";
 import { refusal } from "../support/socket.js";
 import { openStream } from "../support/stream.js";
@@ -194,9 +194,7 @@ test("a replay that is shorter than what is read at a time goes on too", async (
 test("waits of publishers that have gone make room for others", async () => {
   const relay = await startRelay({ maxWaits: 2 });
   const { url } = await relay.register({ user_id: 1 });
-  const bare = await Bare.open(relay.http);
-  bare.write(`${upgrade(new URL(url).pathname)}\r\n\r\n`);
-  await bare.until("101");
+  await Bare.webSocket(relay.http, new URL(url).pathname);
   const event = { topic: "cats", message: "hi" };
   const gone = new AbortController();
   const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(event) };
@@ -213,9 +211,7 @@ test("waits of publishers that have gone make room for others", async () => {
 test("waits: so many publishers may wait, and what is refused is not published", async () => {
   const relay = await startRelay({ maxWaits: 2 });
   const { url } = await relay.register({ user_id: 1 });
-  const bare = await Bare.open(relay.http);
-  bare.write(`${upgrade(new URL(url).pathname)}\r\n\r\n`);
-  await bare.until("101");
+  const bare = await Bare.webSocket(relay.http, new URL(url).pathname);
   const event = { topic: "cats", message: "xyzzy" };
   const waiting = [1, 2].map(() => relay.publish(event, "?wait=2"));
   const before = await relay.publish(event);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkAllowed, coverOf } from "../../src/core/permissions.js";
 import { matchesTopic } from "../../src/core/topics.js";
-import { Bare, upgrade } from "../support/bare.js";
+import { Bare } from "../support/bare.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { openStream } from "../support/stream.js";
 import type { Frames } from "../support/socket.js";
@@ -244,9 +244,7 @@ describe("permissions that are taken away", () => {
     expect(await relay.publish({ topic: "k", message: "last" }, "?wait=10")).toMatchObject({ confirmed: 1 });
     expect(new Set(await Promise.all(arrived.map(state)))).toEqual(new Set(["confirmed"]));
     await live.close();
-    const deaf = await Bare.open(relay.http);
-    deaf.write(`${upgrade(`/ws/${id}`)}\r\n\r\n`);
-    await deaf.until("101");
+    const deaf = await Bare.webSocket(relay.http, `/ws/${id}`);
     const { id: sent } = await relay.publish({ topic: "a", message: "sent" });
     expect(await state(sent)).toBe("sent");
     await patch(["k"]);
@@ -255,6 +253,21 @@ describe("permissions that are taken away", () => {
     const back = await relay.connect(`/ws/${id}`);
     expect(await relay.publish({ topic: "k", message: "x" }, "?wait=10")).toMatchObject({ confirmed: 1 });
     expect([await back.settled(), await state(sent)]).toEqual([["x"], "expired"]);
+  });
+
+  test("are not, when the change is refused", async () => {
+    const relay = await withKeys();
+    const { id } = await relay.register({ user_id: 1, topics: ["a"] });
+    const deaf = await Bare.webSocket(relay.http, `/ws/${id}`);
+    const { id: event } = await relay.publish({ topic: "a", message: "sent" });
+    const change = { allow: { subscribe: ["b"] }, add: ["c"] };
+    expect((await relay.send("PATCH", `/register/${id}`, change)).status).toBe(403);
+    deaf.socket.destroy();
+    await deaf.closed;
+    const back = await relay.connect(`/ws/${id}`);
+    expect(await back.next()).toBe("sent");
+    const state = async (): Promise<unknown> => (await relay.send("GET", `/events/${event}`)).json();
+    await expect.poll(state, { timeout: 5000 }).toMatchObject({ clients: [{ state: "confirmed" }] });
   });
 
   test("end rooms, and are no claim of delivery", async () => {

@@ -21,6 +21,14 @@ export class Bare {
     return new Bare(socket);
   }
 
+  /** A WebSocket that sends nothing by itself, not even pongs. */
+  static async webSocket(http: string, path: string, ...headers: string[]): Promise<Bare> {
+    const bare = await Bare.open(http);
+    bare.write(`${upgrade(path, ...headers)}\r\n\r\n`);
+    await bare.until("\r\n\r\n");
+    return bare;
+  }
+
   write(bytes: string | Uint8Array): void {
     this.socket.write(bytes);
   }
