@@ -55,6 +55,9 @@ export interface ClientRecord {
   readonly node: string;
 }
 
+/** No relay's name: that of clients that were read from where they are kept, and are not held by any yet. */
+export const NOBODY = "";
+
 export const MAX_TOPICS = 1000;
 
 /** How many separate stretches that passed a client by are remembered for receipts. */

@@ -1,6 +1,7 @@
 import type { ClientId, ClientRecord } from "./client.js";
 import type { Event, EventDraft, EventHead, UserId } from "./event.js";
 import type { EventId } from "./id.js";
+import type { Loading } from "./loading.js";
 import type { Query, Window } from "./window.js";
 
 /** What happens, in the one order of the log. Changes of clients are entries too, so that they take effect in order. */
@@ -119,9 +120,10 @@ export interface Engine {
   /**
    * Joins a relay to the log: from now on it follows every entry. First it gets the clients that no relay holds, as
    * entries at the head that make it the one that holds them; the clock of those that had a connection starts now.
+   * Shares the event loop while it does.
    * @returns how it leaves again
    */
-  join(follower: Follower): Promise<() => Promise<void>>;
+  join(follower: Follower, loading?: Loading): Promise<() => Promise<void>>;
   /**
    * Orders and keeps events; those with `ttl` 0 are ordered and handed on, and not kept.
    * @throws {RelayError} idempotency_key_reused: `once.key` is known with another fingerprint
@@ -131,6 +133,11 @@ export interface Engine {
   settle(key: string, reply: string): Promise<void>;
   /** Reads events below the window's floor. MUST cost what it returns. Absent: none are kept. */
   readonly read?: (query: Query) => Promise<StoreReading>;
+  /**
+   * Resolves when the engine has just kept something as it promises, which is no entry and changes nothing.
+   * @throws {RelayError} unavailable: it can not
+   */
+  probe(): Promise<void>;
   /** Drops what the retention does not allow any more at `now`, Unix milliseconds. */
   trim(now: number): void;
   /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */

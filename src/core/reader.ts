@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, type Loss, stretchAfter, topicsOf, withProgress } from "./client.js";
+import { type ClientId, type ClientRecord, endOf, type Loss, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
@@ -43,7 +43,8 @@ export class Reader {
   /** As it was kept last: the cursor may have moved on since. */
   private kept: ClientRecord;
   private matcher: ((topic: string) => boolean) | undefined;
-  private readonly awaited = new Set<{ readonly id: EventId; readonly done: () => void }>();
+  /** Absent as long as nobody has waited: most readers never see that. */
+  private awaited: Set<{ readonly id: EventId; readonly done: () => void }> | undefined;
 
   constructor(record: ClientRecord) {
     this.kept = record;
@@ -57,6 +58,11 @@ export class Reader {
 
   get record(): ClientRecord {
     return withProgress(this.kept, this);
+  }
+
+  /** Unix milliseconds at which the client goes; undefined while it has a connection and no end. */
+  get end(): number | undefined {
+    return endOf(this.kept);
   }
 
   get lost(): ClientRecord["lost"] {
@@ -99,15 +105,16 @@ export class Reader {
   /** The client was removed or forgotten: nobody waits for it any more. */
   remove(): void {
     this.gone = true;
-    for (const { done } of this.awaited) done();
+    for (const { done } of this.awaited ?? []) done();
   }
 
   /** Calls `done` once the client has confirmed `id`, or is gone. @returns how to give up waiting */
   awaitConfirmed(id: EventId, done: () => void): () => void {
     const wait = { id, done };
-    this.awaited.add(wait);
+    const awaited = (this.awaited ??= new Set());
+    awaited.add(wait);
     this.connection?.hurry();
-    return () => void this.awaited.delete(wait);
+    return () => void awaited.delete(wait);
   }
 
   /** What comes next in the log for this client, as far as the same subscriptions hold. */
@@ -117,6 +124,6 @@ export class Reader {
 
   private noteConfirmed(id: EventId): void {
     this.confirmed = laterOf(this.confirmed, id);
-    for (const wait of this.awaited) if (compareIds(wait.id, id) <= 0) wait.done();
+    for (const wait of this.awaited ?? []) if (compareIds(wait.id, id) <= 0) wait.done();
   }
 }

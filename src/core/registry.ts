@@ -1,8 +1,10 @@
-import { type ClientId, type ClientRecord, endOf, topicsOf } from "./client.js";
+import { type ClientId, type ClientRecord, endOf } from "./client.js";
+import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
+import { inTurns } from "./turns.js";
 import { Wheel } from "./wheel.js";
 
 /** The readers of an event: all that it matches, and those of them that have a connection. */
@@ -14,19 +16,27 @@ export interface Matched {
 /** Milliseconds for which a client whose time is up may still be counted. */
 const EXPIRY_GRANULARITY = 50;
 
+/**
+ * Milliseconds: a client that ends later than in `far` has no place on the wheel yet. A look at all clients, `every` so
+ * often, gives those a place whose end has come near. Of a million clients most end far away.
+ */
+const HORIZON = { far: 120_000, every: 60_000 };
+
 const NOBODY: Matched = { readers: [], connected: [] };
 
 /** The clients that this relay holds, found by id, by user and by what they subscribe to. */
 export class Registry {
   private readonly readers = new Map<ClientId, Reader>();
-  private readonly users = new Map<string, Set<Reader>>();
+  private readonly users = new MultiMap<string, Reader>();
   private readonly subscriptions = new SubscriptionIndex();
   private readonly expiries: Wheel<ClientId>;
+  private readonly sweeps: NodeJS.Timeout;
   private open = 0;
 
   /** @param expired called with a client whose time is up */
   constructor(expired: (id: ClientId) => void) {
     this.expiries = new Wheel(EXPIRY_GRANULARITY, expired);
+    this.sweeps = setInterval(() => void this.sweep(), HORIZON.every).unref();
   }
 
   get size(): number {
@@ -44,7 +54,7 @@ export class Registry {
 
   /** How many clients of a user are held here. */
   countOf(user: string): number {
-    return this.users.get(user)?.size ?? 0;
+    return this.users.count(user);
   }
 
   all(): Iterable<Reader> {
@@ -58,19 +68,16 @@ export class Registry {
   /** Takes a client in, or takes over a change of one. */
   hold(record: ClientRecord): void {
     const reader = this.readers.get(record.id);
-    const before = new Set(reader ? reader.topics : []);
-    const after = new Set(topicsOf(record));
-    const held = reader ?? this.add(record);
-    reader?.adopt(record);
-    this.subscriptions.remove(held, without(before, after));
-    this.subscriptions.add(held, without(after, before));
+    if (reader) this.adopt(reader, record);
+    else this.add(record);
     this.schedule(record.id, endOf(record));
   }
 
   /** Sees to it that the client is forgotten in time. @param end Unix milliseconds; undefined: it is not */
   schedule(id: ClientId, end: number | undefined): void {
-    if (end === undefined) this.expiries.delete(id);
-    else this.expiries.add(id, end - Date.now());
+    const delay = end === undefined ? Infinity : end - Date.now();
+    if (delay > HORIZON.far) this.expiries.delete(id);
+    else this.expiries.add(id, delay);
   }
 
   /** Lets a client go. */
@@ -80,9 +87,7 @@ export class Registry {
     this.readers.delete(id);
     this.expiries.delete(id);
     this.subscriptions.remove(reader, reader.topics);
-    const readers = this.users.get(reader.user);
-    readers?.delete(reader);
-    if (readers?.size === 0) this.users.delete(reader.user);
+    this.users.delete(reader.user, reader);
   }
 
   attach(reader: Reader, connection: NonNullable<Reader["connection"]>): void {
@@ -111,7 +116,7 @@ export class Registry {
     if (!users) return this.subscriptions.audience(topic);
     const readers: Reader[] = [];
     for (const userId of users) {
-      for (const reader of this.users.get(userKey(userId)) ?? []) {
+      for (const reader of this.users.get(userKey(userId))) {
         if (reader.subscribesTo(topic)) readers.push(reader);
       }
     }
@@ -119,19 +124,36 @@ export class Registry {
   }
 
   stop(): void {
+    clearInterval(this.sweeps);
     this.expiries.stop();
   }
 
-  private add(record: ClientRecord): Reader {
+  private async sweep(): Promise<void> {
+    await inTurns(this.readers.values(), ({ id, end }) => {
+      // One that has a place may be there for a reason of its own, as a change that is to be tried again.
+      if (end !== undefined && !this.expiries.has(id)) this.schedule(id, end);
+    });
+  }
+
+  private add(record: ClientRecord): void {
     const reader = new Reader(record);
     this.readers.set(record.id, reader);
-    const readers = this.users.get(reader.user);
-    if (readers) readers.add(reader);
-    else this.users.set(reader.user, new Set([reader]));
-    return reader;
+    this.users.add(reader.user, reader);
+    this.subscriptions.add(reader, reader.topics);
+  }
+
+  private adopt(reader: Reader, record: ClientRecord): void {
+    const before = reader.topics;
+    reader.adopt(record);
+    const after = reader.topics;
+    // Most changes leave the topics as they are.
+    if (before === after) return;
+    this.subscriptions.remove(reader, without(before, after));
+    this.subscriptions.add(reader, without(after, before));
   }
 }
 
-function without(topics: ReadonlySet<string>, others: ReadonlySet<string>): string[] {
-  return [...topics].filter((topic) => !others.has(topic));
+function without(topics: readonly string[], others: readonly string[]): string[] {
+  const known = new Set(others);
+  return topics.filter((topic) => !known.has(topic));
 }

@@ -2,8 +2,9 @@ import { randomUUID } from "node:crypto";
 import { Admission, type AdmissionSettings } from "./admission.js";
 import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings } from "./connections.js";
-import type { Answer, Engine, Entry, EventEntry, Matched, Question } from "./engine.js";
+import type { Answer, Engine, Entry, EventEntry, Follower, Matched, Question } from "./engine.js";
 import type { EventId } from "./id.js";
+import type { Loading } from "./loading.js";
 import { Log } from "./log.js";
 import { REMOVED, REPLACED } from "./notice.js";
 import { Flusher } from "./outbox.js";
@@ -52,14 +53,20 @@ export class Relay {
   }
 
   /** Joins a relay to the engine. */
-  static async start(engine: Engine, settings: RelaySettings): Promise<Relay> {
+  static async start(engine: Engine, settings: RelaySettings, loading?: Loading): Promise<Relay> {
     const relay = new Relay(engine, settings);
-    relay.leave = await engine.join({
+    const follower: Follower = {
       node: relay.node,
       follow: (entry) => relay.follow(entry),
       answer: (question) => relay.answer(question),
-    });
+    };
+    relay.leave = await engine.join(follower, loading);
     return relay;
+  }
+
+  /** Resolves when the engine keeps what it is given. @throws {RelayError} unavailable: it can not */
+  probe(): Promise<void> {
+    return this.engine.probe();
   }
 
   /** How many connections are open, on all relays of the engine; undefined when that is not known. */

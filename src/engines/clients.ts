@@ -1,7 +1,7 @@
 import { type ClientId, type ClientRecord, withProgress } from "../core/client.js";
 import type { ClientChange, ClientStore, Entry } from "../core/engine.js";
-import { userKey } from "../core/event.js";
 import type { EventId } from "../core/id.js";
+import type { ClientTable } from "./client-table.js";
 import type { Journal } from "./journal.js";
 
 /** Gives a change its place in the log, and hands it on if there is one. */
@@ -9,37 +9,18 @@ export type ClientOrder = (make: (id: EventId) => Entry | undefined) => void;
 
 /** All clients, in memory; and in the journal, if there is one. */
 export class LocalClients implements ClientStore {
-  private readonly records = new Map<ClientId, ClientRecord>();
-  private readonly users = new Map<string, Set<ClientId>>();
-
   constructor(
     private readonly order: ClientOrder,
     private readonly journal: Journal | undefined,
-    restored: Iterable<ClientRecord>,
-  ) {
-    for (const record of restored) this.adopt(record);
-  }
+    private readonly records: ClientTable,
+  ) {}
 
-  /** Takes a record in without an entry. */
-  adopt(record: ClientRecord): void {
-    this.records.set(record.id, record);
-    this.index(record);
-  }
-
-  all(): Iterable<ClientRecord> {
-    return [...this.records.values()];
-  }
-
-  find(id: ClientId): ClientRecord | undefined {
+  async get(id: ClientId): Promise<ClientRecord | undefined> {
     return this.records.get(id);
   }
 
-  async get(id: ClientId): Promise<ClientRecord | undefined> {
-    return this.find(id);
-  }
-
   async of(user: string): Promise<ClientRecord[]> {
-    return [...(this.users.get(user) ?? [])].flatMap((id) => this.records.get(id) ?? []);
+    return this.records.of(user);
   }
 
   async update(id: ClientId, change: ClientChange, safe = true): Promise<ClientRecord | undefined> {
@@ -52,11 +33,15 @@ export class LocalClients implements ClientStore {
       if (!changed) return undefined;
       if (safe) this.journal?.check();
       if (record) {
-        this.adopt(record);
+        if (old) this.records.replace(record);
+        else this.records.add(record);
         this.journal?.putClient(record, at);
         return { kind: "client", id: at, record };
       }
-      if (old) this.remove(old, at);
+      if (old) {
+        this.records.delete(old);
+        this.journal?.removeClient(old, at);
+      }
       return { kind: "removed", id: at, client: id };
     });
     if (changed && safe) await this.journal?.saved();
@@ -69,24 +54,9 @@ export class LocalClients implements ClientStore {
       const record = this.records.get(id);
       if (!record) continue;
       const moved = withProgress(record, { cursor, confirmed: cursor });
-      this.records.set(id, moved);
+      this.records.replace(moved);
       this.journal?.moveClient(moved);
     }
     await this.journal?.saved();
-  }
-
-  private remove(record: ClientRecord, at: EventId): void {
-    this.records.delete(record.id);
-    this.index(record);
-    this.journal?.removeClient(record, at);
-  }
-
-  private index({ id, userId }: ClientRecord): void {
-    const user = userKey(userId);
-    const ids = this.users.get(user) ?? new Set();
-    if (this.records.has(id)) ids.add(id);
-    else ids.delete(id);
-    if (ids.size > 0) this.users.set(user, ids);
-    else this.users.delete(user);
   }
 }

@@ -3,6 +3,7 @@ import type { KeptClient, KeptReceipt, Matched, Once, StoreReading } from "../co
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
 import type { Query } from "../core/window.js";
+import type { ClientTable } from "./client-table.js";
 
 /** A request that was answered, or is under way, under an idempotency key. */
 export interface KnownKey extends Once {
@@ -15,7 +16,7 @@ export interface Restored {
   readonly origin: EventId;
   /** Above every id that was ever given out. */
   readonly head: EventId;
-  readonly clients: Iterable<ClientRecord>;
+  readonly clients: ClientTable;
   /** Oldest first. */
   readonly keys: Iterable<KnownKey>;
 }
@@ -49,6 +50,8 @@ export interface Journal {
    * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
    */
   saved(): Promise<void>;
+  /** Writes something that is nothing, and resolves when it is safe. @throws {RelayError} unavailable */
+  probe(): Promise<void>;
   /** As `saved`, of all that it was told of a key. */
   savedKey(key: string): Promise<void>;
   /** That an id was given out to something that is not kept. */

@@ -1,3 +1,4 @@
+import type { ClientRecord } from "../core/client.js";
 import type {
   Answer,
   Appended,
@@ -12,7 +13,10 @@ import type {
 } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
+import { counted, type Loading, UNOBSERVED } from "../core/loading.js";
+import { inTurns } from "../core/turns.js";
 import type { Query, Window } from "../core/window.js";
+import type { ClientTable } from "./client-table.js";
 import { LocalClients } from "./clients.js";
 import type { Journal, KnownKey, Restored } from "./journal.js";
 import { KnownKeys } from "./keys.js";
@@ -27,6 +31,7 @@ export class LocalEngine implements Engine {
   readonly read?: (query: Query) => Promise<StoreReading>;
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
   readonly miss?: Journal["miss"];
+  private readonly records: ClientTable;
   private readonly followers = new Set<Follower>();
   private readonly keys: KnownKeys;
   private readonly ids: IdSource;
@@ -42,6 +47,7 @@ export class LocalEngine implements Engine {
     this.origin = origin;
     this.last = head;
     this.ids = new IdSource(head);
+    this.records = clients;
     this.clients = new LocalClients((make) => this.orderClient(make), journal, clients);
     this.keys = new KnownKeys((key) => journal?.removeKey(key));
     for (const key of keys) this.keys.add(key);
@@ -59,13 +65,13 @@ export class LocalEngine implements Engine {
     return this.journal?.floor ?? this.window.floor;
   }
 
-  async join(follower: Follower): Promise<() => Promise<void>> {
-    this.handOver(follower);
+  async join(follower: Follower, loading = UNOBSERVED): Promise<() => Promise<void>> {
     this.followers.add(follower);
+    await this.handOver(follower, loading);
     return async () => {
       this.followers.delete(follower);
       const [other] = this.followers;
-      if (other) this.handOver(other);
+      if (other) await this.handOver(other, UNOBSERVED);
     };
   }
 
@@ -88,6 +94,10 @@ export class LocalEngine implements Engine {
     if (!settled) return;
     this.journal?.putKey(settled);
     await this.journal?.saved();
+  }
+
+  async probe(): Promise<void> {
+    await this.journal?.probe();
   }
 
   trim(now: number): void {
@@ -141,7 +151,7 @@ export class LocalEngine implements Engine {
       receipt && {
         ...receipt,
         matched: receipt.matched?.flatMap((id) => {
-          const record = this.clients.find(id);
+          const record = this.records.get(id);
           return record ? { ...record, gone: false } : (journal.gone(id) ?? []);
         }),
       }
@@ -154,20 +164,20 @@ export class LocalEngine implements Engine {
   }
 
   /** Gives the clients whose relay is gone to another one. */
-  private handOver(to: Follower): void {
-    const nodes = new Set([...this.followers].map(({ node }) => node));
+  private async handOver(to: Follower, loading: Loading): Promise<void> {
     const now = Date.now();
-    for (const record of this.clients.all()) {
-      if (nodes.has(record.node)) continue;
-      if (record.expiresAt === undefined && record.ttl === 0) {
-        // Its life was its connection.
-        void this.clients.update(record.id, () => undefined).catch(() => undefined);
-        continue;
-      }
-      const expiresAt = record.expiresAt ?? now + record.ttl * 1000;
-      const taken = { ...record, node: to.node, expiresAt };
-      this.clients.adopt(taken);
-      to.follow({ kind: "client", id: this.last, record: taken });
+    const all = counted(this.records.all(), "taking over clients", this.records.size, loading);
+    await inTurns(all, (record) => this.handOverOne(record, to, now), loading.signal);
+  }
+
+  private handOverOne(record: ClientRecord, to: Follower, now: number): void {
+    for (const { node } of this.followers) if (node === record.node) return;
+    if (record.expiresAt === undefined && record.ttl === 0) {
+      // Its life was its connection.
+      void this.clients.update(record.id, () => undefined).catch(() => undefined);
+      return;
     }
+    const taken = this.records.take(record, to.node, record.expiresAt ?? now + record.ttl * 1000);
+    to.follow({ kind: "client", id: this.last, record: taken });
   }
 }

@@ -1,4 +1,6 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { counted, type Loading } from "../../core/loading.js";
+import { inTurns } from "../../core/turns.js";
 
 // LMDB trusts its file: where that is not what it should be, the process ends without a word. So the file is looked
 // through before it is opened: each page of the trees, whether it is the page that it should be and holds together.
@@ -29,7 +31,8 @@ const DESCRIPTION = {
 
 // A tree: flags and depth (2 bytes each) after 4 bytes, and the page of its root (8 bytes) at the end.
 const TREE = { depth: 6, root: 40, end: 48 };
-const NO_PAGE = 0xffffffffffffffffn;
+/** As a JavaScript number 2 ** 64 - 1 is rounded up; no file has so many pages. */
+const NO_PAGE = 2 ** 64;
 
 // A node: 4 bytes that are the size of its data or most of a page's number, flags and the size of the key (2 bytes each).
 const NODE = { flags: 4, keySize: 6, end: 8 };
@@ -44,37 +47,51 @@ const MAX_DEPTH = 64;
  * @throws what the system says when it can not be read and written
  */
 export function findFalseStart(file: string): string | undefined {
-  return existsSync(file) ? inspect(file, () => undefined) : undefined;
+  if (!existsSync(file)) return undefined;
+  const descriptor = openSync(file, "r+");
+  try {
+    return read(descriptor) === "damaged" ? FALSE_START : undefined;
+  } finally {
+    closeSync(descriptor);
+  }
 }
 
 /** As `findFalseStart`, and whether its pages are all there and hold together. Nobody may write to it meanwhile. */
-export function findDamage(file: string): string | undefined {
-  return inspect(file, (descriptor, { pageSize, bytes }) => {
+export async function findDamage(file: string, loading: Loading): Promise<string | undefined> {
+  const descriptor = openSync(file, "r");
+  try {
+    const description = read(descriptor);
+    if (description === "damaged") return FALSE_START;
+    if (!description) return undefined;
+    const { pageSize, bytes } = description;
     // Not the last page that LMDB has ever given out: those that were not needed after all are not written.
     const pages = Math.floor(fstatSync(descriptor).size / pageSize);
-    const walk = new Walk(descriptor, pageSize, pages - 1);
-    for (const at of [DESCRIPTION.free, DESCRIPTION.main]) {
-      const page = walk.tree(bytes.subarray(at, at + TREE.end));
-      if (page !== undefined) return `page ${page} is not what it should be`;
-    }
+    const roots = [DESCRIPTION.free, DESCRIPTION.main].map((at) => bytes.subarray(at, at + TREE.end));
+    const walk = new Walk(descriptor, pageSize, pages - 1).trees(roots);
+    await inTurns(counted(walk, "checking pages", pages, loading), () => undefined, loading.signal);
     return undefined;
-  });
-}
-
-function inspect(
-  file: string,
-  further: (descriptor: number, description: Description) => string | undefined,
-): string | undefined {
-  const descriptor = openSync(file, "r+");
-  try {
-    // LMDB makes it, and then writes it.
-    if (fstatSync(descriptor).size === 0) return undefined;
-    const first = describe(descriptor, 0);
-    const second = first && describe(descriptor, first.pageSize);
-    if (!first || !second) return "it does not begin as it should";
-    return further(descriptor, first.transaction > second.transaction ? first : second);
+  } catch (error) {
+    if (error instanceof WrongPage) return error.message;
+    throw error;
   } finally {
     closeSync(descriptor);
+  }
+}
+
+const FALSE_START = "it does not begin as it should";
+
+/** What the file says of itself; undefined while LMDB has made it and not written it yet. */
+function read(descriptor: number): Description | "damaged" | undefined {
+  if (fstatSync(descriptor).size === 0) return undefined;
+  const first = describe(descriptor, 0);
+  const second = first && describe(descriptor, first.pageSize);
+  if (!first || !second) return "damaged";
+  return first.transaction > second.transaction ? first : second;
+}
+
+class WrongPage extends Error {
+  constructor(page: number) {
+    super(`page ${page} is not what it should be`);
   }
 }
 
@@ -100,58 +117,83 @@ function describe(descriptor: number, at: number): Description | undefined {
   };
 }
 
-/** Goes through trees, page by page. Each method returns the number of the first page that is wrong, or undefined. */
+/** Goes through trees, page by page. */
 class Walk {
+  private readonly page: Buffer;
+  private readonly overflowHeader = Buffer.alloc(HEADER);
+  /** Pages that are still to be looked at, and how far above its tree's leaves each one is. */
+  private readonly left: { readonly number: number; readonly depth: number }[] = [];
+
   constructor(
     private readonly descriptor: number,
     private readonly pageSize: number,
     private readonly lastPage: number,
-  ) {}
-
-  tree(bytes: Buffer): number | undefined {
-    const root = bytes.readBigUInt64LE(TREE.root);
-    if (root === NO_PAGE) return undefined;
-    const depth = bytes.readUInt16LE(TREE.depth);
-    return depth > MAX_DEPTH ? Number(root) : this.page(Number(root), depth);
+  ) {
+    this.page = Buffer.alloc(pageSize);
   }
 
-  private page(number: number, depth: number): number | undefined {
-    const page = this.read(number, depth > 1 ? BRANCH : LEAF, this.pageSize);
-    if (!page || depth < 1) return number;
-    const [lower, upper] = [page.readUInt16LE(LOWER_AT), page.readUInt16LE(UPPER_AT)];
-    if (lower > upper || upper > this.pageSize - HEADER || lower % 2 !== 0) return number;
-    for (let at = HEADER; at < HEADER + lower; at += 2) {
-      const node = page.readUInt16LE(at) + HEADER;
-      if (node < upper + HEADER || node + NODE.end > this.pageSize) return number;
-      const wrong = depth > 1 ? this.page(childOf(page, node), depth - 1) : this.leaf(page, node);
-      if (wrong !== undefined) return wrong;
+  /** Yields the number of each page that was found to be right. @throws {WrongPage} */
+  *trees(roots: readonly Buffer[]): Generator<number> {
+    for (const root of roots) this.addTree(root);
+    let count = 0;
+    for (let next = this.left.pop(); next; next = this.left.pop()) {
+      // More than there are: some lead back to others.
+      if (count++ > this.lastPage) throw new WrongPage(next.number);
+      this.look(next.number, next.depth);
+      yield next.number;
     }
-    return undefined;
   }
 
-  private leaf(page: Buffer, node: number): number | undefined {
+  private addTree(bytes: Buffer): void {
+    const number = readNumber(bytes, TREE.root);
+    if (number === NO_PAGE) return;
+    const depth = bytes.readUInt16LE(TREE.depth);
+    if (depth < 1 || depth > MAX_DEPTH) throw new WrongPage(number);
+    this.left.push({ number, depth });
+  }
+
+  private look(number: number, depth: number): void {
+    const { page, pageSize } = this;
+    this.read(number, depth > 1 ? BRANCH : LEAF, page);
+    const [lower, upper] = [page.readUInt16LE(LOWER_AT), page.readUInt16LE(UPPER_AT)];
+    if (lower > upper || upper > pageSize - HEADER || lower % 2 !== 0) throw new WrongPage(number);
+    // From the end on, as what is added last is looked at first: so the file is read forwards.
+    for (let at = HEADER + lower - 2; at >= HEADER; at -= 2) {
+      const node = page.readUInt16LE(at) + HEADER;
+      if (node < upper + HEADER || node + NODE.end > pageSize) throw new WrongPage(number);
+      if (depth > 1) this.left.push({ number: childOf(page, node), depth: depth - 1 });
+      else this.lookAtLeaf(number, node);
+    }
+  }
+
+  private lookAtLeaf(number: number, node: number): void {
+    const { page } = this;
     const flags = page.readUInt16LE(node + NODE.flags);
     const data = node + NODE.end + page.readUInt16LE(node + NODE.keySize);
     const size = flags & BIG ? 8 : page.readUInt32LE(node);
-    if (data + size > this.pageSize) return Number(page.readBigUInt64LE(0));
-    if (flags & BIG) return this.overflow(Number(page.readBigUInt64LE(data)));
-    return flags & SUBTREE && size >= TREE.end ? this.tree(page.subarray(data, data + TREE.end)) : undefined;
+    if (data + size > this.pageSize) throw new WrongPage(number);
+    if (flags & BIG) this.lookAtOverflow(readNumber(page, data));
+    else if (flags & SUBTREE && size >= TREE.end) this.addTree(page.subarray(data, data + TREE.end));
   }
 
   /** A value that has pages of its own. */
-  private overflow(number: number): number | undefined {
-    const page = this.read(number, OVERFLOW, HEADER);
-    return page && number + page.readUInt32LE(LOWER_AT) - 1 <= this.lastPage ? undefined : number;
+  private lookAtOverflow(number: number): void {
+    this.read(number, OVERFLOW, this.overflowHeader);
+    if (number + this.overflowHeader.readUInt32LE(LOWER_AT) - 1 > this.lastPage) throw new WrongPage(number);
   }
 
-  private read(number: number, kind: number, length: number): Buffer | undefined {
-    if (number > this.lastPage) return undefined;
-    const page = Buffer.allocUnsafe(length);
-    if (readSync(this.descriptor, page, 0, length, number * this.pageSize) < length) return undefined;
-    return page.readBigUInt64LE(0) === BigInt(number) && (page.readUInt16LE(FLAGS_AT) & KIND) === kind
-      ? page
-      : undefined;
+  private read(number: number, kind: number, into: Buffer): void {
+    const isThere =
+      number <= this.lastPage &&
+      readSync(this.descriptor, into, 0, into.length, number * this.pageSize) === into.length;
+    const isRight = isThere && readNumber(into, 0) === number && (into.readUInt16LE(FLAGS_AT) & KIND) === kind;
+    if (!isRight) throw new WrongPage(number);
   }
+}
+
+/** A page's number, in 8 bytes; `NO_PAGE` when it is none. Numbers beyond every file's end need not be exact. */
+function readNumber(bytes: Buffer, at: number): number {
+  return bytes.readUInt32LE(at + 4) * 2 ** 32 + bytes.readUInt32LE(at);
 }
 
 /** The page that a branch's node leads to. */

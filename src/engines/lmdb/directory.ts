@@ -12,11 +12,15 @@ import {
 import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
+import type { Loading } from "../../core/loading.js";
 import { findDamage, findFalseStart } from "./damage.js";
 import { MAX_TABLES } from "./tables.js";
 
-/** Of the data directory. Each that was ever released is told apart; see docs/data-directory.md. */
-const VERSION = 1;
+/** Of the data directory: see docs/data-directory.md for what is in it, and for what was in earlier ones. */
+const VERSION = 2;
+
+/** The earliest version that is upgraded. */
+const FIRST_VERSION = 1;
 
 const VERSION_FILE = "VERSION";
 const UNFINISHED = "VERSION.new";
@@ -30,18 +34,21 @@ const opened = new Set<string>();
 
 /**
  * Opens a data directory, and makes it when there is none.
- * @throws {RelayError} unavailable: it can not be used, and why
+ * @throws {RelayError} unavailable: it can not be used, and why; what the system says
  */
-export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
-  return explained(path, () => {
-    makeDirectory(resolve(path));
-    checkVersion(path);
-    const file = join(path, DATA_FILE);
-    checkData(path, () => findFalseStart(file));
-    const realPath = realpathSync(path);
-    if (opened.has(realPath))
-      throw unusable(path, "this process uses it already. Each relay needs a directory of its own");
-    const root = open<Buffer, Buffer>(path, {
+export async function openDirectory(path: string, loading: Loading): Promise<RootDatabase<Buffer, Buffer>> {
+  makeDirectory(resolve(path));
+  checkVersion(path);
+  const file = join(path, DATA_FILE);
+  refuseDamaged(path, findFalseStart(file));
+  const realPath = realpathSync(path);
+  if (opened.has(realPath)) {
+    throw unusable(path, "this process uses it already. Each relay needs a directory of its own");
+  }
+  opened.add(realPath);
+  let root: RootDatabase<Buffer, Buffer> | undefined;
+  try {
+    root = open<Buffer, Buffer>(path, {
       encoding: "binary",
       keyEncoding: "binary",
       maxDbs: MAX_TABLES,
@@ -50,30 +57,29 @@ export function openDirectory(path: string): RootDatabase<Buffer, Buffer> {
       overlappingSync: false,
       eventTurnBatching: false,
     });
-    try {
-      checkAlone(root, path);
-      // Only now: a process that writes there would make it look damaged.
-      checkData(path, () => findDamage(file));
-    } catch (error) {
-      void root.close();
-      throw error;
-    }
-    opened.add(realPath);
-    const close = root.close.bind(root);
-    root.close = async () => {
-      await close();
-      opened.delete(realPath);
-    };
-    return root;
-  });
+    checkAlone(root, path);
+    // Only now: a process that writes there would make it look damaged.
+    refuseDamaged(path, await findDamage(file, loading));
+  } catch (error) {
+    await root?.close();
+    opened.delete(realPath);
+    throw error;
+  }
+  const close = root.close.bind(root);
+  root.close = async () => {
+    await close();
+    opened.delete(realPath);
+  };
+  return root;
 }
 
 /** Does something with the directory, so that its errors say what is wrong with it. */
-export function explained<T>(path: string, action: () => T): T {
+export async function explained<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
-    return action();
+    return await action();
   } catch (error) {
-    if (error instanceof RelayError) throw error;
+    // Given up, as the relay ends.
+    if (error instanceof RelayError || (error as Error).name === "AbortError") throw error;
     const { code, message } = error as NodeJS.ErrnoException;
     const known = typeof code === "string" ? REASONS[code] : undefined;
     throw unusable(path, known ?? message, error);
@@ -124,34 +130,48 @@ function unusable(path: string, why: string, cause?: unknown): RelayError {
  */
 function checkVersion(path: string): void {
   const names = readdirSync(path);
-  if (!names.includes(VERSION_FILE)) {
+  if (names.includes(VERSION_FILE)) {
+    versionOf(path);
+    checkDataFile(path, names);
+  } else {
     const own = names.includes(UNFINISHED) ? [UNFINISHED, DATA_FILE, "lock.mdb"] : [];
     const other = names.find((name) => !own.includes(name));
     if (other !== undefined) throw unusable(path, `it has other files, such as ${other}, and no file ${VERSION_FILE}`);
-    writeFileSync(join(path, UNFINISHED), `topic-relay ${VERSION}\n`);
-    return;
+    writeFileSync(join(path, UNFINISHED), "");
   }
+}
+
+/** @throws {RelayError} it is none that can be used */
+function versionOf(path: string): number {
   const text = readFileSync(join(path, VERSION_FILE), "utf8").trim();
-  const version = /^topic-relay (\d{1,9})$/.exec(text)?.[1];
-  if (version === undefined) throw unusable(path, `its file ${VERSION_FILE} does not say which version it is`);
-  if (Number(version) > VERSION) {
+  const match = /^topic-relay (\d{1,9})$/.exec(text)?.[1];
+  if (match === undefined) throw unusable(path, `its file ${VERSION_FILE} does not say which version it is`);
+  const version = Number(match);
+  if (version > VERSION) {
     throw unusable(path, `it is of version ${version}, from a newer topic-relay: this one knows version ${VERSION}`);
   }
-  if (Number(version) !== VERSION) {
+  if (version < FIRST_VERSION) {
     throw unusable(path, `it is of version ${version}, which this topic-relay does not know`);
   }
+  return version;
+}
+
+function checkDataFile(path: string, names: readonly string[]): void {
   if (!names.includes(DATA_FILE)) throw unusable(path, `its ${DATA_FILE} is missing`);
   if (statSync(join(path, DATA_FILE)).size === 0) throw unusable(path, `its ${DATA_FILE} is damaged: it is empty`);
 }
 
-/** To be called when a new directory has its first data. */
+/**
+ * Makes it say its version: to be called when a new directory has its first data, and before an older one gets rows that
+ * only this version can read.
+ */
 export function finishDirectory(path: string): void {
-  const unfinished = join(path, UNFINISHED);
-  if (existsSync(unfinished)) renameSync(unfinished, join(path, VERSION_FILE));
+  if (existsSync(join(path, VERSION_FILE)) && versionOf(path) === VERSION) return;
+  writeFileSync(join(path, UNFINISHED), `topic-relay ${VERSION}\n`);
+  renameSync(join(path, UNFINISHED), join(path, VERSION_FILE));
 }
 
-function checkData(path: string, find: () => string | undefined): void {
-  const damage = find();
+function refuseDamaged(path: string, damage: string | undefined): void {
   if (damage !== undefined) throw unusable(path, `data.mdb is damaged: ${damage}`);
 }
 

@@ -27,6 +27,8 @@ export class Group {
   readonly endedKeys = new Set<KnownKey>();
   /** Without a client: those whom the event passed by are too many to be noted. */
   readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
+  /** It is to be written even when there is nothing in it: somebody wants to know whether that can be done. */
+  isProbe = false;
   /** Characters of messages, and what stands for users. */
   size = 0;
   /** The last id in here. */
@@ -47,7 +49,7 @@ export class Group {
   get isEmpty(): boolean {
     const { events, missed, replaced, clients, gone, moved, keys, endedKeys } = this;
     const sets = [replaced, clients, gone, moved, keys, endedKeys];
-    return events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
+    return !this.isProbe && events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
   }
 
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {

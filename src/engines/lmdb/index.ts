@@ -1,8 +1,10 @@
 import type { RootDatabase } from "lmdb";
-import type { ClientRecord } from "../../core/client.js";
 import { RelayError } from "../../core/errors.js";
-import { type EventId, laterOf } from "../../core/id.js";
+import { type EventId, laterOf, ZERO } from "../../core/id.js";
+import { counted, type Loading, UNOBSERVED } from "../../core/loading.js";
+import { inTurns } from "../../core/turns.js";
 import { type Retention, Window } from "../../core/window.js";
+import { ClientTable } from "../client-table.js";
 import type { KnownKey } from "../journal.js";
 import { LocalEngine } from "../local.js";
 import { clientOf } from "./bytes.js";
@@ -10,7 +12,8 @@ import { explained, finishDirectory, isFull, openDirectory } from "./directory.j
 import type { Report } from "./commits.js";
 import { LmdbJournal } from "./journal.js";
 import { decode, decodeClient, encode, type LogState } from "./records.js";
-import { Changes, META, openTables, type Tables } from "./tables.js";
+import { Changes, countOf, META, openTables, rowsOf, type Tables } from "./tables.js";
+import { Tombstones } from "./tombstones.js";
 
 /** The window's share of the log: what is read again soon, and what is not on disk yet. */
 const WINDOW = { count: 100_000, bytes: 64 * 1024 * 1024 };
@@ -26,54 +29,66 @@ export interface LmdbOptions {
   readonly directory: string;
   readonly retention: Retention;
   readonly report?: Report;
+  readonly loading?: Loading;
   /** Bounds of the newest events in memory. */
   readonly window?: Pick<Retention, "count" | "bytes">;
 }
 
 /**
- * Everything on this machine's disk: what was answered survives the process and the machine.
+ * Everything on this machine's disk: what was answered survives the process and the machine. Opening shares the event loop.
  * @throws {RelayError} unavailable: the directory can not be used, and why
  */
 export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine> {
-  const { directory, retention, report = () => undefined, window: limits = WINDOW } = options;
-  const root = openDirectory(directory);
-  try {
-    const tables = explained(directory, () => openTables(root));
-    const clients = explained(directory, () => [...restoreClients(tables)]);
-    const state = await begin(root, tables, directory, clients);
-    explained(directory, () => finishDirectory(directory));
-    const keys = explained(directory, () =>
-      [...tables.keys.getRange({})].map(({ value }) => decode(value) as KnownKey),
-    );
-    const { age, count, bytes } = retention;
-    const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
-    const window = new Window(share, state.head);
-    const journal = explained(
-      directory,
-      () =>
-        new LmdbJournal(root, tables, window, retention, state, (level, message, error) => {
-          report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
-        }),
-    );
-    return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
-  } catch (error) {
-    await root.close();
-    throw error;
-  }
+  const { directory, loading = UNOBSERVED } = options;
+  return explained(directory, async () => {
+    const root = await openDirectory(directory, loading);
+    try {
+      return await load(root, openTables(root), options, loading);
+    } catch (error) {
+      await root.close();
+      throw error;
+    }
+  });
 }
 
-/** Takes up the log where it ended; the first write shows that there can be others. */
+async function load(
+  root: RootDatabase<Buffer, Buffer>,
+  tables: Tables,
+  { directory, retention, report = () => undefined, window: limits = WINDOW }: LmdbOptions,
+  loading: Loading,
+): Promise<LocalEngine> {
+  const clients = new ClientTable();
+  const newest = await restoreClients(tables, clients, loading);
+  const keys: KnownKey[] = [];
+  const rows = counted(rowsOf(tables.keys), "reading idempotency keys", countOf(tables.keys), loading);
+  await inTurns(rows, ({ value }) => void keys.push(decode(value) as KnownKey), loading.signal);
+  const tombstones = await Tombstones.load(tables.gone, loading);
+  const state = await begin(root, tables, directory, newest);
+  finishDirectory(directory);
+  const { age, count, bytes } = retention;
+  const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
+  const window = new Window(share, state.head);
+  const journal = new LmdbJournal(root, tables, window, retention, state, tombstones, (level, message, error) => {
+    report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
+  });
+  return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
+}
+
+/**
+ * Takes up the log where it ended, or begins one. What is written then shows that there can be more.
+ * @param newest the last id that clients know: events that are not kept move cursors too
+ */
 async function begin(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
   directory: string,
-  clients: readonly ClientRecord[],
+  newest: EventId,
 ): Promise<LogState> {
   const now = { ms: Date.now(), seq: 0 };
-  const kept = tables.meta.get(META);
-  const state = kept
-    ? takeUp(decode(kept) as LogState, now, clients)
-    : { origin: now, head: now, floor: now, count: 0 };
+  const bytes = tables.meta.get(META);
+  const kept = bytes && (decode(bytes) as LogState);
+  const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
+  const state = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
   const changes = new Changes();
   changes.put(tables.meta, META, encode(state));
   try {
@@ -84,15 +99,17 @@ async function begin(
   return state;
 }
 
-/** Above everything that was given out, as far as the disk tells: events that are not kept move cursors too. */
-function takeUp(state: LogState, now: EventId, clients: readonly ClientRecord[]): LogState {
-  const last = clients.reduce((id, { cursor, confirmed }) => laterOf(laterOf(id, cursor), confirmed), state.head);
-  return { ...state, head: laterOf(now, { ms: last.ms + ID_GAP, seq: 0 }) };
-}
-
-function* restoreClients({ clients, cursors }: Tables): Generator<ClientRecord> {
-  for (const { key, value } of clients.getRange({})) {
+/** @returns the highest id that any client knows */
+async function restoreClients({ clients, cursors }: Tables, into: ClientTable, loading: Loading): Promise<EventId> {
+  let newest = ZERO;
+  const rows = counted(rowsOf(clients), "reading clients", countOf(clients), loading);
+  const restore = ({ key, value }: { key: Buffer; value: Buffer }): void => {
     const progress = cursors.get(key);
-    if (progress) yield decodeClient(clientOf(key), value, progress);
-  }
+    if (!progress) return;
+    const record = decodeClient(clientOf(key), value, progress);
+    newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
+    into.add(record);
+  };
+  await inTurns(rows, restore, loading.signal);
+  return newest;
 }

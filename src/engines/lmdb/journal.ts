@@ -12,7 +12,7 @@ import type { Group } from "./group.js";
 import { LogReader } from "./log-reader.js";
 import { encode, type LogState } from "./records.js";
 import { Changes, META, type Tables } from "./tables.js";
-import { Tombstones } from "./tombstones.js";
+import type { Tombstones } from "./tombstones.js";
 import { Trimmer } from "./trimmer.js";
 import { Writer } from "./writer.js";
 
@@ -40,7 +40,6 @@ export class LmdbJournal implements Journal {
   private readonly origin: EventId;
   private readonly reader: LogReader;
   private readonly audiences: Audiences;
-  private readonly tombstones: Tombstones;
   private readonly trimmer: Trimmer;
   private readonly writer: Writer;
   private complainedAt = 0;
@@ -57,6 +56,7 @@ export class LmdbJournal implements Journal {
     private readonly window: Window,
     private readonly retention: Retention,
     { origin, head, floor, count }: LogState,
+    private readonly tombstones: Tombstones,
     private readonly report: Report,
   ) {
     this.origin = origin;
@@ -64,7 +64,6 @@ export class LmdbJournal implements Journal {
     this.trimmer = new Trimmer(tables, retention, floor, count);
     this.reader = new LogReader(tables, () => this.floor, head);
     this.audiences = new Audiences(tables.audiences);
-    this.tombstones = new Tombstones(tables.gone);
     this.writer = new Writer(tables, this.reader, this.audiences);
     this.commits = new Commits(
       {
@@ -148,6 +147,13 @@ export class LmdbJournal implements Journal {
 
   savedKey(key: string): Promise<void> {
     return this.commits.savedKey(key);
+  }
+
+  async probe(): Promise<void> {
+    this.check();
+    this.pending.isProbe = true;
+    this.commits.wake();
+    await this.saved();
   }
 
   async read(query: Query): Promise<StoreReading> {

@@ -1,5 +1,6 @@
-import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { EventId } from "../../core/id.js";
+import { type ClientId, type ClientRecord, NOBODY } from "../../core/client.js";
+import type { UserId } from "../../core/event.js";
+import { compareIds, type EventId } from "../../core/id.js";
 import type { KnownKey } from "../journal.js";
 import { ID_BYTES, idPair, readId } from "./bytes.js";
 
@@ -30,17 +31,72 @@ export function decode(bytes: Buffer): unknown {
   return JSON.parse(bytes.toString());
 }
 
-/** All of a client but its id, and what changes all the time. */
-export function encodeClient({ id: _id, cursor: _cursor, confirmed: _confirmed, ...rest }: ClientRecord): Buffer {
-  return Buffer.from(JSON.stringify(rest));
+/** What most clients have none of, and the rest of what there is to a client. */
+type More = Partial<Pick<ClientRecord, "rooms" | "lost" | "gap" | "allow" | "key" | "until">>;
+
+type Row = [
+  userId: UserId,
+  ttl: number,
+  expiresAt: number | null,
+  subscriptions: [ms: number, seq: number, topics: readonly string[]][],
+  more?: More,
+];
+
+/** A client without its id, what changes all the time, and the relay that holds it, which ends before this is read. */
+export function encodeClient(record: ClientRecord): Buffer {
+  const { userId, ttl, expiresAt, subscriptions, rooms, lost, gap, allow, key, until } = record;
+  const row: Row = [
+    userId,
+    ttl,
+    expiresAt ?? null,
+    subscriptions.map(({ from, topics }) => [from.ms, from.seq, topics]),
+  ];
+  const isPlain = rooms.length === 0 && lost.length === 0 && !gap && !allow && key === undefined && until === undefined;
+  if (!isPlain) row.push({ rooms, lost, gap, allow, key, until });
+  return Buffer.from(JSON.stringify(row));
 }
 
 export function encodeProgress({ cursor, confirmed }: ClientRecord): Buffer {
   return idPair(cursor, confirmed);
 }
 
-/** @throws {SyntaxError | RangeError} not what `encodeClient` and `encodeProgress` made */
+/** @throws {SyntaxError | TypeError | RangeError} not what `encodeClient` and `encodeProgress` made */
 export function decodeClient(id: ClientId, client: Buffer, progress: Buffer): ClientRecord {
-  const rest = JSON.parse(client.toString()) as Omit<ClientRecord, "id" | "cursor" | "confirmed">;
-  return { ...rest, id, cursor: readId(progress), confirmed: readId(progress, ID_BYTES) };
+  const row = JSON.parse(client.toString()) as Row | FirstRow;
+  const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
+  const cursor = readId(progress);
+  const confirmed = readId(progress, ID_BYTES);
+  // Written in the order that all records have, and what is the same shared: there may be a million of them.
+  return {
+    id,
+    userId,
+    subscriptions: subscriptions.map(([ms, seq, topics]) => ({ from: sharedId({ ms, seq }, cursor), topics })),
+    rooms: more.rooms ?? NONE,
+    allow: more.allow,
+    key: more.key,
+    until: more.until,
+    ttl,
+    expiresAt: expiresAt ?? undefined,
+    cursor,
+    confirmed: sharedId(confirmed, cursor),
+    lost: more.lost ?? NONE,
+    gap: more.gap ?? false,
+    node: NOBODY,
+  };
+}
+
+const NOTHING: More = {};
+const NONE: readonly never[] = [];
+
+function sharedId(id: EventId, other: EventId): EventId {
+  return compareIds(id, other) === 0 ? other : id;
+}
+
+/** As version 1 of the directory has it: the fields of a client by their names. */
+interface FirstRow extends Required<Pick<ClientRecord, "userId" | "ttl" | "subscriptions">>, More {
+  readonly expiresAt?: number;
+}
+
+function upgraded({ userId, ttl, expiresAt, subscriptions, ...more }: FirstRow): Row {
+  return [userId, ttl, expiresAt ?? null, subscriptions.map(({ from, topics }) => [from.ms, from.seq, topics]), more];
 }

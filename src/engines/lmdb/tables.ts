@@ -36,7 +36,30 @@ export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
   return Object.fromEntries(NAMES.map((name) => [name, open(name)])) as Tables;
 }
 
+/** Rows that are read at a time. */
+const AT_A_TIME = 1000;
+
+/**
+ * All rows, in order. They are read in pieces: a read transaction that stayed open while others have their turn would keep
+ * LMDB from using freed pages again.
+ */
+export function* rowsOf(table: Table): Generator<{ key: Buffer; value: Buffer }> {
+  let last: Buffer | undefined;
+  for (;;) {
+    const rows = [...table.getRange({ start: last, exclusiveStart: true, limit: AT_A_TIME })];
+    yield* rows;
+    last = rows.at(-1)?.key;
+    if (rows.length < AT_A_TIME) return;
+  }
+}
+
+/** How many rows a table has. */
+export function countOf(table: Table): number {
+  return (table.getStats() as Stats).entryCount;
+}
+
 interface Stats {
+  readonly entryCount: number;
   readonly pageSize: number;
   readonly treeBranchPageCount: number;
   readonly treeLeafPageCount: number;

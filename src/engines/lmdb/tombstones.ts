@@ -1,23 +1,42 @@
 import type { ClientId } from "../../core/client.js";
 import { Deque } from "../../core/deque.js";
 import { compareIds, type EventId } from "../../core/id.js";
+import { counted, type Loading } from "../../core/loading.js";
+import { inTurns } from "../../core/turns.js";
 import { clientKey, clientOf } from "./bytes.js";
 import { decode, type Tombstone } from "./records.js";
-import type { Changes, Table } from "./tables.js";
+import { type Changes, countOf, rowsOf, type Table } from "./tables.js";
 
 /** How many clients that are gone are remembered for receipts. */
 const MAX_TOMBSTONES = 100_000;
 
+interface Gone {
+  readonly id: ClientId;
+  readonly at: EventId;
+}
+
 /** Clients that are gone, as long as the log has something that was for them. */
 export class Tombstones {
-  private readonly oldest = new Deque<{ readonly id: ClientId; readonly at: EventId }>();
+  private readonly oldest = new Deque<Gone>();
 
-  constructor(private readonly table: Table) {
-    const found = [...table.getRange({})].map(({ key, value }) => ({
-      id: clientOf(key),
-      at: (decode(value) as Tombstone).at,
-    }));
-    for (const tombstone of found.sort((a, b) => compareIds(a.at, b.at))) this.oldest.push(tombstone);
+  private constructor(
+    private readonly table: Table,
+    gone: readonly Gone[],
+  ) {
+    for (const tombstone of gone) this.oldest.push(tombstone);
+  }
+
+  static async load(table: Table, loading: Loading): Promise<Tombstones> {
+    const gone: Gone[] = [];
+    const rows = counted(rowsOf(table), "reading removed clients", countOf(table), loading);
+    const take = ({ key, value }: { key: Buffer; value: Buffer }): void => {
+      gone.push({ id: clientOf(key), at: (decode(value) as Tombstone).at });
+    };
+    await inTurns(rows, take, loading.signal);
+    return new Tombstones(
+      table,
+      gone.sort((a, b) => compareIds(a.at, b.at)),
+    );
   }
 
   get(id: ClientId): Tombstone | undefined {
