@@ -4,7 +4,8 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
 import { isPrivate, parseSettings, type Settings, SettingsError, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
-import { Relay } from "./core/relay.js";
+import type { Loading } from "./core/loading.js";
+import { within } from "./core/within.js";
 import { openLmdbEngine } from "./engines/lmdb/index.js";
 import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
@@ -13,7 +14,7 @@ import { Metrics } from "./metrics.js";
 import { authorize, authorizeAgain, identify } from "./routes/access.js";
 import { consoleRoutes } from "./routes/console.js";
 import type { Context } from "./routes/context.js";
-import { healthRoutes } from "./routes/health.js";
+import { healthRoutes, refuseWhileLoading } from "./routes/health.js";
 import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
 import { CallerLimits, limitRequests } from "./routes/limits.js";
 import { checkSource, isAllowedOrigin } from "./routes/origins.js";
@@ -23,6 +24,7 @@ import { registerRoutes } from "./routes/register.js";
 import { streamRoutes } from "./routes/stream.js";
 import { checkUpgrade, endRefusedUpgrade, WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
+import { Startup } from "./startup.js";
 import { ApiKeys } from "./trust/keys.js";
 import { tokenVerifier } from "./trust/tokens.js";
 
@@ -43,6 +45,9 @@ const MAX_FRAGMENTS = 32;
 /** Reads of the socket that one frame may come in: the largest, in the smallest segments that networks make. */
 const MAX_CHUNKS = 1024;
 
+/** Milliseconds that a plugin may take to load before its host goes on without: half of what Fastify allows a plugin. */
+const LOAD_WITHIN = 5000;
+
 /** Milliseconds for the other end to answer a close frame. */
 const CLOSE_TIMEOUT = 3000;
 
@@ -53,7 +58,10 @@ const CLOSE_TIMEOUT = 3000;
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
   const { engine, prefix: _, ...rest } = options as TopicRelayOptions & { prefix?: string };
   const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
-  await addRelay(app, settings, await loadKeys(settings), typeof engine === "object" ? engine : undefined);
+  const given = typeof engine === "object" ? engine : undefined;
+  const { loaded } = await addRelay(app, settings, await loadKeys(settings), given);
+  // Most relays have loaded by then, and their hosts need not know of it.
+  await within(LOAD_WITHIN, loaded);
 }
 
 /** The keys that the settings speak of; undefined when the relay is to be open. @throws {SettingsError} */
@@ -67,22 +75,33 @@ export async function loadKeys({ apiKeys, apiKeysFile }: Settings): Promise<ApiK
   }
 }
 
-/** @param keys absent: the relay is open */
+/**
+ * Adds the routes of a relay, which loads from then on.
+ * @param keys absent: the relay is open
+ * @param engine absent: one of its own, as the settings say
+ * @throws what keeps it from loading, as far as that is known at once
+ */
 export async function addRelay(
   app: FastifyInstance,
   settings: Settings,
   keys: ApiKeys | undefined,
   engine?: Engine,
-): Promise<void> {
+): Promise<Startup> {
   const metrics = new Metrics();
-  const relay = await Relay.start(engine ?? (await openEngine(app, settings)), {
-    ...settings,
-    limited: (limit) => metrics.limited(limit),
+  const startup = new Startup({
+    open: async (loading) => engine ?? openEngine(app, settings, loading),
+    settings: { ...settings, limited: (limit) => metrics.limited(limit) },
+    prepare: async (relay) => {
+      if (keys) await relay.clients.retainKeys(keys.names);
+    },
   });
+  await Promise.race([startup.loaded, new Promise(setImmediate)]);
+  if (!engine) app.addHook("onClose", () => startup.close());
   const limits = new CallerLimits(settings);
-  const context: Context = { relay, settings, limits, metrics, keys, prefix: app.prefix === "/" ? "" : app.prefix };
-  metrics.gauge("relay_clients", "Clients that this relay holds", () => relay.clients.count);
-  metrics.gauge("relay_connections", "Connections that are open", () => relay.connections.count);
+  const prefix = app.prefix === "/" ? "" : app.prefix;
+  const context: Context = { startup, settings, limits, metrics, keys, prefix };
+  metrics.gauge("relay_clients", "Clients that this relay holds", () => startup.relay.clients.count);
+  metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
   app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));
   app.addHook("onResponse", endRefusedUpgrade);
@@ -95,9 +114,10 @@ export async function addRelay(
     exposedHeaders: ["Relay-Gap", "Retry-After"],
     strictPreflight: false,
   });
+  app.addHook("onRequest", refuseWhileLoading(startup));
   if (keys) app.addHook("onRequest", identify(keys));
   if (!isPrivate(settings)) await limitRequests(app, settings);
-  await registerWebSockets(app, relay, settings);
+  await registerWebSockets(app, startup, settings);
   app.addHook("onRequest", authorize(keys, tokenVerifier(settings)));
   if (keys) app.addHook("preHandler", authorizeAgain(keys));
   const addOtherMethods = answerOtherMethods(app);
@@ -112,30 +132,27 @@ export async function addRelay(
     publishRoutes(scope, context);
   });
   addOtherMethods();
-  if (keys) await revokeWith(app, relay, keys);
+  if (keys) revokeOnReload(app, startup, keys);
+  return startup;
 }
 
-/** Clients go with the keys that they were registered with; also those whose key went while the relay was down. */
-async function revokeWith(app: FastifyInstance, relay: Relay, keys: ApiKeys): Promise<void> {
-  const retain = async (): Promise<void> => relay.clients.retainKeys(keys.names);
-  const stop = keys.onReload(() => void retain());
+/** Clients go with the keys that they were registered with. */
+function revokeOnReload(app: FastifyInstance, startup: Startup, keys: ApiKeys): void {
+  const stop = keys.onReload(() => {
+    // When it has not loaded yet, it will look at the keys by itself.
+    if (!startup.fault) void startup.relay.clients.retainKeys(keys.names);
+  });
   app.addHook("onClose", async () => stop());
-  await retain();
 }
 
-/** An engine of the plugin's own, which ends with it. */
-async function openEngine(app: FastifyInstance, settings: Settings): Promise<Engine> {
+async function openEngine(app: FastifyInstance, settings: Settings, loading: Loading): Promise<Engine> {
   const retention = { age: settings.retentionAge, count: settings.retentionCount, bytes: settings.retentionBytes };
+  if (settings.engine === "memory") return new MemoryEngine(retention);
   const report: Report = (level, message, error) => app.log[level]({ err: error, dataDir: settings.dataDir }, message);
-  const engine =
-    settings.engine === "memory"
-      ? new MemoryEngine(retention)
-      : await openLmdbEngine({ directory: settings.dataDir, retention, report });
-  app.addHook("onClose", () => engine.close());
-  return engine;
+  return openLmdbEngine({ directory: settings.dataDir, retention, report, loading });
 }
 
-async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: Settings): Promise<void> {
+async function registerWebSockets(app: FastifyInstance, startup: Startup, settings: Settings): Promise<void> {
   const upgrades = new WebSocketUpgrades(app.server);
   const options = {
     server: upgrades as unknown as typeof app.server,
@@ -157,11 +174,11 @@ async function registerWebSockets(app: FastifyInstance, relay: Relay, settings: 
     },
     preClose: (done: () => void) => {
       upgrades.close();
-      void relay
+      void startup
         .stop()
         .catch((error: unknown) => app.log.error({ err: error }, "the relay did not end well"))
         .then(() => closeSockets(app))
-        .then(() => relay.connections.keepCursors())
+        .then(() => (startup.fault ? undefined : startup.relay.connections.keepCursors()))
         .finally(done);
     },
   });

@@ -12,10 +12,13 @@ import Fastify, {
   LogController,
 } from "fastify";
 import { isPrivate, type Settings, SettingsError } from "./config.js";
+import type { Engine } from "./core/engine.js";
+import { within } from "./core/within.js";
 import { addRelay, loadKeys } from "./plugin.js";
 import { notFoundHandler } from "./routes/access.js";
 import { problem, sendProblem } from "./routes/problems.js";
 import { endRefusedUpgrade } from "./routes/upgrades.js";
+import type { Startup } from "./startup.js";
 import { CertificateFiles } from "./tls.js";
 import { isLoopback } from "./trust/hosts.js";
 import type { ApiKeys } from "./trust/keys.js";
@@ -45,13 +48,29 @@ const CHECK_EVERY = 30_000;
 /** Ends the process as other signals do, unless there is something to read again. */
 const RELOAD = "SIGHUP";
 
-/** A server with nothing but the relay. @throws {SettingsError} files that settings name are not there or not good */
-export async function createServer(
-  settings: Settings,
-  given?: ApiKeys,
-  logTo: Writable = process.stderr,
-): Promise<FastifyInstance> {
-  const keys = given ?? (await loadKeys(settings));
+/** Milliseconds that loading may take without a word, and between two words on how far it is. */
+const TELL_AFTER = 2000;
+
+/** What a server does not have to make from its settings. */
+export interface ServerParts {
+  readonly keys?: ApiKeys | undefined;
+  readonly engine?: Engine;
+  /** Where its log goes; default: standard error. */
+  readonly logTo?: Writable;
+}
+
+export interface RelayServer {
+  readonly app: FastifyInstance;
+  readonly startup: Startup;
+}
+
+/**
+ * A server with nothing but the relay, which loads from now on.
+ * @throws {SettingsError} files that settings name are not there or not good
+ * @throws {RelayError} unavailable: the engine can not be opened
+ */
+export async function createServer(settings: Settings, given: ServerParts = {}): Promise<RelayServer> {
+  const keys = given.keys ?? (await loadKeys(settings));
   const { requestTimeout } = settings;
   const timeouts = {
     headersTimeout: requestTimeout,
@@ -59,7 +78,7 @@ export async function createServer(
   };
   const certificate = certificateOf(settings);
   const app = Fastify({
-    logger: { level: settings.logLevel, stream: logTo },
+    logger: { level: settings.logLevel, stream: given.logTo ?? process.stderr },
     // Two lines for each request would be the most work that a publish makes.
     logController: new LogController({ disableRequestLogging: true }),
     // One proxy, the other end of the connection: what others before it say of themselves, anybody could have said.
@@ -75,12 +94,15 @@ export async function createServer(
       void sendProblem(reply, error);
     },
   } as FastifyServerOptions) as FastifyInstance;
-  app.setNotFoundHandler(notFoundHandler(keys));
   app.addHook("onResponse", endRefusedUpgrade);
   endConnectionsOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
-  await app.register(async (scope) => addRelay(scope, settings, keys));
-  return app;
+  let startup: Startup | undefined;
+  await app.register(async (scope) => {
+    startup = await addRelay(scope, settings, keys, given.engine);
+    app.setNotFoundHandler(notFoundHandler(keys, startup));
+  });
+  return { app, startup: startup as unknown as Startup };
 }
 
 function certificateOf({ tlsCert, tlsKey }: Settings): CertificateFiles | undefined {
@@ -165,25 +187,47 @@ function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
  * The process around the plugin: listens, logs, and ends in good order.
  * @throws {SettingsError} listening where others can reach it, without saying so
  */
-export async function serve(settings: Settings): Promise<FastifyInstance> {
+export async function serve(settings: Settings): Promise<void> {
   const { listen } = settings;
   if (isPrivate(settings) && !isLoopback(listen.host)) throw openToOthers(listen.host);
   const keys = await loadKeys(settings);
-  const app = await createServer(settings, keys);
-  await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
-  warnOfWeakness(app, settings, keys);
+  const { app, startup } = await createServer(settings, { keys });
   const reloads = settings.apiKeysFile !== undefined || settings.tlsCert !== undefined;
   if (reloads) process.on(RELOAD, () => void reload(app, settings, keys));
-  closeWithGrace({ delay: GRACE, logger: app.log, skip: reloads ? [RELOAD] : [] }, async ({ signal, err }) => {
-    if (err) app.log.error({ err }, "ending after an error");
-    else app.log.info({ signal }, "ending");
+  const signals = closeWithGrace(
+    { delay: GRACE, logger: app.log, skip: reloads ? [RELOAD] : [] },
+    async ({ signal, err }) => {
+      if (err) app.log.error({ err }, "ending after an error");
+      else app.log.info({ signal }, "ending");
+      await app.close();
+    },
+  );
+  try {
+    await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
+    warnOfWeakness(app, settings, keys);
+    await told(app, startup, settings);
+  } catch (error) {
+    // It was told to end, and does.
+    if (startup.isStopped) return;
+    signals.uninstall();
     await app.close();
-  });
+    throw error;
+  }
+}
+
+/** Says where it listens when it has loaded, or after a while; then how far it is, until it has. @throws what keeps it from loading */
+async function told(app: FastifyInstance, startup: Startup, settings: Settings): Promise<void> {
+  const began = performance.now();
+  const say = (text: string): void => void process.stdout.write(`topic-relay ${text}\n`);
   const { address, family, port } = app.server.address() as AddressInfo;
   const host = family === "IPv6" ? `[${address}]` : address;
   const scheme = settings.tlsCert === undefined ? "http" : "https";
-  process.stdout.write(`topic-relay listening on ${scheme}://${host}:${port} (engine: ${engineOf(settings)})\n`);
-  return app;
+  const isLoaded = await within(TELL_AFTER, startup.loaded);
+  say(`listening on ${scheme}://${host}:${port} (engine: ${engineOf(settings)})`);
+  if (isLoaded) return;
+  do say(startup.state);
+  while (!(await within(TELL_AFTER, startup.loaded)));
+  say(`ready after ${((performance.now() - began) / 1000).toFixed(1)} s`);
 }
 
 function openToOthers(host: string): SettingsError {

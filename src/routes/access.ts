@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ApiKey, ApiKeys, Scope } from "../trust/keys.js";
 import { KeysUnavailable, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
+import type { Startup } from "../startup.js";
 import { HttpError, InvalidInput, sendProblem } from "./problems.js";
 import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
@@ -83,14 +84,14 @@ function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
   });
 }
 
-/** Answers where there is nothing. What there is and what not is told only to those with a key. */
-export function notFoundHandler(known: ApiKeys | undefined) {
+/** Answers where there is nothing. What there is and what not is told only to those with a key, and not while loading. */
+export function notFoundHandler(known: ApiKeys | undefined, startup: Startup) {
   return (request: FastifyRequest, reply: FastifyReply): void => {
     const secret = bearerOf(request);
     const isStranger = known && (secret === undefined || !known.find(secret));
     // The path is not repeated: it may have a client's id in it.
     const nothing = new HttpError(404, "there is nothing at this path");
-    void sendProblem(reply, isStranger ? unauthorized(request, "a key") : nothing);
+    void sendProblem(reply, startup.fault ?? (isStranger ? unauthorized(request, "a key") : nothing));
   };
 }
 

@@ -1,19 +1,19 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { OpenOptions } from "../core/connections.js";
-import type { Relay } from "../core/relay.js";
 import type { Since } from "../core/log.js";
 import type { Settings } from "../config.js";
 import { formatNamed } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
 import type { Metrics } from "../metrics.js";
 import type { ApiKeys } from "../trust/keys.js";
+import type { Startup } from "../startup.js";
 import type { CallerLimits } from "./limits.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
 
 /** What the routes work with. */
 export interface Context {
-  readonly relay: Relay;
+  readonly startup: Startup;
   readonly settings: Settings;
   readonly limits: CallerLimits;
   readonly metrics: Metrics;

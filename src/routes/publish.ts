@@ -28,7 +28,7 @@ const MAX_WAIT = 30;
 const MAX_IDEMPOTENCY_KEY = 255;
 
 /** `/publish` and `/events`: events come in, and publishers learn what became of them. */
-export function publishRoutes(app: FastifyInstance, { relay, settings, limits, metrics }: Context): void {
+export function publishRoutes(app: FastifyInstance, { startup, settings, limits, metrics }: Context): void {
   const { maxMessage } = settings;
 
   const config = { access: { scope: "publish" } } as const;
@@ -54,7 +54,7 @@ export function publishRoutes(app: FastifyInstance, { relay, settings, limits, m
     noStore(reply);
     const id = parseId(request.params.id);
     if (!id) throw new RelayError("not_found", "no such event: an id is <milliseconds>-<sequence>");
-    const { event, deliveries } = await relay.publisher.receipt(id);
+    const { event, deliveries } = await startup.relay.publisher.receipt(id);
     const { topic, users, ttl, key: replacementKey } = event;
     const head = {
       id: formatId(id),
@@ -81,7 +81,7 @@ export function publishRoutes(app: FastifyInstance, { relay, settings, limits, m
   function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
     const { key, wait, signal } = options;
     const once = key === undefined ? undefined : { key, fingerprint: digest(drafts) };
-    return relay.publisher.publish(drafts, { wait, once, signal });
+    return startup.relay.publisher.publish(drafts, { wait, once, signal });
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */

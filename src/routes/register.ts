@@ -8,7 +8,7 @@ import { check, clientChange, registration, userId as userIdSchema } from "./sch
 
 /** `/register` and `/users`: clients come and go, and change their topics. */
 export function registerRoutes(app: FastifyInstance, context: Context): void {
-  const { relay, settings } = context;
+  const { startup, settings } = context;
 
   const describe = (http: string, record: ClientRecord): object => {
     const { id, userId, ttl, allow } = record;
@@ -36,7 +36,7 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
     }
     noStore(reply);
     const http = baseUrl(context, request);
-    const record = await relay.clients.register({
+    const record = await startup.relay.clients.register({
       userId: user_id,
       topics,
       ttl: ttl ?? settings.clientTtl / 1000,
@@ -48,7 +48,7 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
 
   app.get<{ Params: { id: string } }>("/register/:id", { config: register }, async (request, reply) => {
     noStore(reply);
-    const record = await relay.clients.get(knownId(request.params.id));
+    const record = await startup.relay.clients.get(knownId(request.params.id));
     return { ...describe(baseUrl(context, request), record), connected: record.expiresAt === undefined };
   });
 
@@ -56,19 +56,19 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
     noStore(reply);
     const { topics, allow } = check(clientChange, request.body);
     const http = baseUrl(context, request);
-    const record = await relay.clients.change(knownId(request.params.id), topics, allow);
+    const record = await startup.relay.clients.change(knownId(request.params.id), topics, allow);
     return { ...describe(http, record), connected: record.expiresAt === undefined };
   });
 
   app.delete<{ Params: { id: string } }>("/register/:id", { config: register }, async (request, reply) => {
     noStore(reply);
     const id = clientIdOf(request.params.id);
-    return { removed: id !== undefined && (await relay.clients.remove(id)) };
+    return { removed: id !== undefined && (await startup.relay.clients.remove(id)) };
   });
 
   app.delete<{ Params: { user: string } }>("/users/:user", { config: admin }, async (request, reply) => {
     noStore(reply);
-    return { removed: await relay.clients.removeUser(check(userIdSchema, request.params.user)) };
+    return { removed: await startup.relay.clients.removeUser(check(userIdSchema, request.params.user)) };
   });
 }
 

@@ -56,14 +56,22 @@ export class SocketSession {
 
   private async open(id: string): Promise<void> {
     const { context, sink, encoder } = this;
-    this.connection = await context.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
+    this.connection = await context.startup.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
     const { readyState, CLOSED, OPEN } = this.socket;
     if (readyState === CLOSED) return this.closed(1006);
     // It may have been closed already, and is to be heard when the other end answers that.
     if (readyState !== OPEN) return;
-    const { relay, settings, metrics } = context;
+    const { startup, settings, metrics } = context;
     const spend = (frames: number): void => this.spend(frames);
-    this.frames = new Frames(relay, this.connection, encoder, settings.maxMessage, metrics, spend, this.inLobby);
+    this.frames = new Frames(
+      startup.relay,
+      this.connection,
+      encoder,
+      settings.maxMessage,
+      metrics,
+      spend,
+      this.inLobby,
+    );
     this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
     await this.work();
   }
@@ -125,7 +133,7 @@ export class SocketSession {
     if (!connection) return;
     this.connection = undefined;
     this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
-    void this.context.relay.connections.closed(connection, code).catch((error: unknown) => this.fail(error));
+    void this.context.startup.relay.connections.closed(connection, code).catch((error: unknown) => this.fail(error));
   }
 
   /** The socket's own failures, which are logged where it comes from. */

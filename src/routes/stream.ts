@@ -49,7 +49,7 @@ const lines = {
 
 /** `/stream/ID`, and `/stream` for those with a token: a client's events as a response that does not end. */
 export function streamRoutes(app: FastifyInstance, context: Context): void {
-  const { relay, limits } = context;
+  const { startup, limits } = context;
 
   app.get<{ Params: { id: string }; Querystring: ConnectionQuery }>(
     "/stream/:id",
@@ -65,7 +65,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
       const claims = tokenOf(request);
       return stream(request, reply, async () => {
         if (!claims) throw notFound();
-        const { id } = await relay.clients.register({ ...claims, ttl });
+        const { id } = await startup.relay.clients.register({ ...claims, ttl });
         return id;
       });
     },
@@ -76,7 +76,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     since: Since | undefined,
   ): Promise<{ id: string; gap: boolean }> {
     const id = await client();
-    return { id, gap: (await relay.connections.preview(id, since)).gap };
+    return { id, gap: (await startup.relay.connections.preview(id, since)).gap };
   }
 
   async function stream(request: FastifyRequest, reply: FastifyReply, client: () => Promise<string>): Promise<void> {
@@ -108,7 +108,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     response.flushHeaders();
     if (framing.start) response.write(framing.start);
     const sink = new StreamSink(response, socket, framing.idle);
-    const connection = await relay.connections
+    const connection = await startup.relay.connections
       .open(id, sink, framing.encoders[format.name], { since })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
     if (!connection) {
@@ -118,7 +118,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
     const closed = (): void => {
       request.log.info({ user_id: connection.reader.userId }, "disconnected");
-      relay.connections
+      startup.relay.connections
         .closed(connection)
         .catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
     };

@@ -27,7 +27,7 @@ export function gapHeader(headers: string[], request: IncomingMessage): void {
 
 /** `/ws/ID`, `/ws` and `/echo`. */
 export function wsRoutes(app: FastifyInstance, context: Context): void {
-  const { relay, settings, limits } = context;
+  const { startup, settings, limits } = context;
   const plain = async (): Promise<never> => {
     throw new HttpError(426, "this is a WebSocket: connect with a WebSocket client", { upgrade: "websocket" });
   };
@@ -43,7 +43,7 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     preHandler: async (request) => {
       const id = clientIdOf(request.params.id) ?? "";
       const { since } = connectionOptions(request);
-      if ((await relay.connections.preview(id, since)).gap) gaps.add(request.raw);
+      if ((await startup.relay.connections.preview(id, since)).gap) gaps.add(request.raw);
       if (request.ws) limits.connect(request);
       clients.set(request, id);
     },
@@ -66,9 +66,9 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       limits.connect(request);
       const claims = tokenOf(request);
       const { id } = claims
-        ? await relay.clients.register({ ...claims, ttl, inLobby: true })
-        : await relay.clients.registerAnonymous(ttl, keyOf(request)?.name);
-      if ((await relay.connections.preview(id, since)).gap) gaps.add(request.raw);
+        ? await startup.relay.clients.register({ ...claims, ttl, inLobby: true })
+        : await startup.relay.clients.registerAnonymous(ttl, keyOf(request)?.name);
+      if ((await startup.relay.connections.preview(id, since)).gap) gaps.add(request.raw);
       clients.set(request, id);
     },
     handler: plain,

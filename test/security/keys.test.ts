@@ -80,8 +80,10 @@ test("a key that is removed while the body comes in is good no more", async () =
   const file = `${temporaryDirectory()}/keys`;
   writeFileSync(file, `one:${KEYS.reg}\ntwo:${KEYS.pub}\n`);
   const keys = await ApiKeys.load([], file);
-  const app = await createServer(parseSettings({ engine: "memory", logLevel: "silent", apiKeysFile: file }), keys);
+  const settings = parseSettings({ engine: "memory", logLevel: "silent", apiKeysFile: file });
+  const { app, startup } = await createServer(settings, { keys });
   onTestFinished(() => app.close());
+  await startup.loaded;
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   const bare = await Bare.open(http);
   const body = '{"topic":"a","message":1}';

@@ -37,9 +37,10 @@ export interface TestRelay {
 
 /** @param secret of the key that `send`, `register` and `publish` show */
 export async function startRelay(options: SettingsInput = {}, secret?: string): Promise<TestRelay> {
-  const app = await createServer(parseSettings({ logLevel: "silent", engine: "memory", ...options }));
+  const { app, startup } = await createServer(parseSettings({ logLevel: "silent", engine: "memory", ...options }));
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
+  await startup.loaded;
   const shown = secret === undefined ? {} : bearer(secret);
   const relay: TestRelay = {
     app,
