@@ -8,14 +8,19 @@ import { join } from "node:path";
 const cli = new URL("../../dist/cli.js", import.meta.url).pathname;
 
 export class Relay {
-  /** @param args flags of `serve`; @param directory of an earlier relay, to go on with; @param nodeArgs of Node itself */
-  static async start(args, directory, nodeArgs = []) {
+  /**
+   * @param args flags of `serve`
+   * @param directory of an earlier relay, to go on with
+   * @param nodeArgs of Node itself
+   * @param options `file`: another build of the relay; `command`: what runs Node, such as taskset; `ipc`: whether
+   *   the process has an IPC channel, for a probe in `nodeArgs`
+   */
+  static async start(args, directory, nodeArgs = [], { file = cli, command = [], ipc = false } = {}) {
     const relay = new Relay();
     relay.directory = directory ?? mkdtempSync(join(tmpdir(), "topic-relay-bench-"));
     const flags = ["--listen", "127.0.0.1:0", "--log-level", "error", "--data-dir", join(relay.directory, "data")];
-    relay.child = spawn(process.execPath, [...nodeArgs, cli, ...flags, ...args], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
+    const [program, ...rest] = [...command, process.execPath, ...nodeArgs, file, ...flags, ...args];
+    relay.child = spawn(program, rest, { stdio: ["ignore", "pipe", "inherit", ...(ipc ? ["ipc"] : [])] });
     const ended = once(relay.child, "exit").then(([code]) => {
       throw new Error(`the relay ended with ${code}`);
     });
@@ -40,9 +45,9 @@ export class Relay {
   }
 
   /** Ends the process; its directory stays unless it is to go. */
-  async stop({ keep = false } = {}) {
+  async stop({ keep = false, signal = "SIGTERM" } = {}) {
     const ended = once(this.child, "exit");
-    this.child.kill("SIGTERM");
+    this.child.kill(signal);
     await ended;
     if (!keep) rmSync(this.directory, { recursive: true });
   }

@@ -15,15 +15,17 @@ export class Requests {
     return requests;
   }
 
-  /** A request as bytes, to be sent many times. */
-  static make(path, body, type = "application/json") {
+  /** A request as bytes, to be sent many times. @param headers further ones */
+  static make(path, body, type = "application/json", { method = "POST", headers = {} } = {}) {
     const content = Buffer.from(body);
-    const head = `POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: ${type}\r\ncontent-length: ${content.length}\r\n\r\n`;
-    return Buffer.concat([Buffer.from(head), content]);
+    const lines = Object.entries({ host: "localhost", ...(body && { "content-type": type }), ...headers });
+    const head = `${method} ${path} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join("")}`;
+    return Buffer.concat([Buffer.from(`${head}content-length: ${content.length}\r\n\r\n`), content]);
   }
 
-  /** Sends a request; resolves with the body when it was answered with 200. */
-  send(bytes) {
+  /** Sends a request; resolves with the whole response when it has the status. */
+  send(bytes, status = "200") {
+    this.expected = status;
     this.socket.write(bytes);
     return new Promise((resolve, reject) => {
       this.resolve = resolve;
@@ -47,7 +49,7 @@ export class Requests {
     const body = this.buffer.slice(0, this.length);
     this.buffer = this.buffer.slice(this.length);
     this.length = undefined;
-    if (this.status === "200") this.resolve(body);
+    if (this.status === this.expected) this.resolve(body);
     else this.reject(new Error(body));
   }
 }
