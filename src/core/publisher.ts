@@ -6,12 +6,10 @@ import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Receipt, Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
+import { inTurns } from "./turns.js";
 
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
-
-/** States of deliveries that are looked at in one turn of the event loop: some milliseconds. */
-const AT_A_TIME = 20_000;
 
 /** What a publisher learns at once. Counts that are not known for sure are absent. */
 export interface PublishReply {
@@ -116,7 +114,6 @@ export class Publisher {
       for (const reader of receipt?.matched ?? []) {
         if (receipt && reader.connection && this.receipts.state(receipt, reader) === "sent") sent.set(reader, id);
       }
-      return receipt?.matched.length ?? 0;
     });
     const last = [...sent].filter(([reader, id]) => compareIds(id, reader.confirmed) > 0);
     if (last.length === 0 || this.stopped || signal?.aborted) return;
@@ -188,9 +185,8 @@ export class Publisher {
     ]);
     const now = others && (await this.ask(ids));
     const confirmed: PublishReply[] = [];
-    await inTurns(replies, (reply, index) => {
+    await inTurns(replies.entries(), ([index, reply]) => {
       confirmed.push(this.withConfirmed(reply, ids[index] as EventId, atIndex(now, index)));
-      return reply.matched ?? 0;
     });
     return confirmed;
   }
@@ -229,20 +225,6 @@ function replyOf(
     waiting += count(deliveries, "waiting");
   }
   return { id: formatId(id), matched, sent, waiting };
-}
-
-/**
- * Works through a list, and lets others have their turn in between: many events to many clients are very many states.
- * @param work returns how much it was
- */
-async function inTurns<T>(items: readonly T[], work: (item: T, index: number) => number): Promise<void> {
-  let done = 0;
-  for (const [index, item] of items.entries()) {
-    done += work(item, index);
-    if (done < AT_A_TIME) continue;
-    done = 0;
-    await new Promise(setImmediate);
-  }
 }
 
 const NONE: readonly [] = [];

@@ -5,8 +5,6 @@ import { HttpError } from "./problems.js";
 /** How deep JSON may be nested: far more than messages need, far less than what a stack holds. */
 export const MAX_DEPTH = 100;
 
-const BLANK = /^\s*$/;
-
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /** @throws {HttpError} 415: the body is compressed */
@@ -27,10 +25,9 @@ export function decodeText(bytes: Uint8Array): string {
 
 /** @throws {RelayError} bad_request: not JSON, or nested deeper than `MAX_DEPTH` */
 export function parseJson(text: string): unknown {
-  if (BLANK.test(text)) throw new RelayError("bad_request", "not valid JSON: it is empty");
+  if (text.trim() === "") throw new RelayError("bad_request", "not valid JSON: it is empty");
   // Each level takes two characters at least.
-  if (text.length > 2 * MAX_DEPTH && depthOf(text) > MAX_DEPTH)
-    throw new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`, { limit: "json_depth" });
+  if (text.length > 2 * MAX_DEPTH) checkDepth(text);
   try {
     return JSON.parse(text);
   } catch (cause) {
@@ -38,21 +35,32 @@ export function parseJson(text: string): unknown {
   }
 }
 
+/** JSON is nested deeper than `MAX_DEPTH`. */
+export function tooDeep(): RelayError {
+  return new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`, { limit: "json_depth" });
+}
+
 // Of `"`, `\`, `[`, `{`, `]` and `}`.
 const [QUOTE, BACKSLASH, BRACKET, BRACE, BRACKET_END, BRACE_END] = [0x22, 0x5c, 0x5b, 0x7b, 0x5d, 0x7d];
 
-function depthOf(text: string): number {
+function checkDepth(text: string): void {
   let depth = 0;
-  let deepest = 0;
-  let quoted = false;
   for (let index = 0; index < text.length; index++) {
     const code = text.charCodeAt(index);
-    if (quoted) {
-      if (code === BACKSLASH) index++;
-      else if (code === QUOTE) quoted = false;
-    } else if (code === QUOTE) quoted = true;
-    else if (code === BRACKET || code === BRACE) deepest = Math.max(deepest, ++depth);
-    else if (code === BRACKET_END || code === BRACE_END) depth--;
+    if (code === QUOTE) index = skipString(text, index) - 1;
+    else if (code === BRACKET || code === BRACE) {
+      if (++depth > MAX_DEPTH) throw tooDeep();
+    } else if (code === BRACKET_END || code === BRACE_END) depth--;
   }
-  return deepest;
+}
+
+/** Where the string ends whose quote stands at `start`: behind its other quote, or where the text ends. */
+export function skipString(text: string, start: number): number {
+  for (let quote = text.indexOf('"', start + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
+    let before = quote;
+    while (text.charCodeAt(before - 1) === BACKSLASH) before--;
+    // An odd number of backslashes before it makes it a part of the string.
+    if ((quote - before) % 2 === 0) return quote + 1;
+  }
+  return text.length;
 }

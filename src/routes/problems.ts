@@ -32,8 +32,13 @@ const RETRY_AFTER = 1;
 
 /** Input that does not fit: which fields, and why. */
 export class InvalidInput extends RelayError {
-  constructor(readonly errors: readonly FieldError[]) {
-    super("bad_request", errors.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join("; "));
+  /** @param limit the one that was reached, if it was one */
+  constructor(
+    readonly errors: readonly FieldError[],
+    limit?: LimitName,
+  ) {
+    const text = errors.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join("; ");
+    super("bad_request", text, limit && { limit });
   }
 }
 

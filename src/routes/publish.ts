@@ -4,6 +4,7 @@ import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { formatId, parseId } from "../core/id.js";
 import type { PublishOptions, PublishReply } from "../core/publisher.js";
+import { inTurns } from "../core/turns.js";
 import type { Problem } from "../protocol.js";
 import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
 import { keyOf } from "./access.js";
@@ -16,8 +17,12 @@ import { elementSources, memberSource } from "./source.js";
 /** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
 export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
 
-/** Events in one request: the event loop is busy with them for some tens of milliseconds at most. */
+/** Events in one request. */
 const MAX_BATCH = 10_000;
+
+/** Characters that JSON may need for one character, and those of an event besides its message: 10,000 users take most. */
+const MAX_ESCAPE = 6;
+const ITEM_ROOM = 2 * 1024 * 1024;
 
 /** Users that the events of one request may name, taken together: each has its own place in the log. */
 const MAX_USERS_IN_ALL = 20_000;
@@ -35,17 +40,18 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
 
   app.post("/publish", { config, bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
     noStore(reply);
-    const { items, form } = itemsOf(request, maxMessage);
+    const body = bodyOf(request, maxMessage);
     const asked = optionsOf(request);
     const options = asked.wait === undefined ? asked : { ...asked, signal: goneSignal(reply) };
-    limits.publish(request, items.length);
-    if (form === "single") {
-      const [draft] = items.map((item) => item());
-      const [receipt] = await publish([draft as EventDraft], options);
+    if (body.form === "single") {
+      limits.publish(request, 1);
+      const [receipt] = await publish([body.draft()], options);
       return receipt;
     }
-    const replies = await publishAll(items, options);
-    if (form === "array") return replies;
+    const batch = await readBatch(body.items);
+    limits.publish(request, batch.outcomes.length);
+    const replies = await publishBatch(batch, options);
+    if (body.form === "array") return replies;
     void reply.type("application/x-ndjson");
     return replies.map(lineOf).join("");
   });
@@ -78,30 +84,50 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
     };
   });
 
-  function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
+  async function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
     const { key, wait, signal } = options;
-    const once = key === undefined ? undefined : { key, fingerprint: digest(drafts) };
+    const once = key === undefined ? undefined : { key, fingerprint: await digest(drafts) };
     return startup.relay.publisher.publish(drafts, { wait, once, signal });
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */
-  async function publishAll(
-    items: readonly (() => EventDraft)[],
-    options: PublishOptions & { key: string | undefined },
-  ): Promise<(PublishReply | Problem)[]> {
+  async function readBatch(items: Iterable<() => EventDraft>): Promise<Batch> {
     const drafts: EventDraft[] = [];
-    const outcomes = items.map((item) => {
+    const outcomes: Batch["outcomes"] = [];
+    await inTurns(items, (item) => {
+      if (outcomes.length >= MAX_BATCH) throw tooMany();
       try {
-        return drafts.push(item()) - 1;
+        outcomes.push(drafts.push(item()) - 1);
       } catch (error) {
+        if (error instanceof Malformed) throw error.reason;
         const limit = limitOf(error);
         if (limit) metrics.limited(limit);
-        return problemOf(error);
+        outcomes.push(problemOf(error));
       }
     });
     checkUsers(drafts);
+    return { drafts, outcomes };
+  }
+
+  async function publishBatch(
+    { drafts, outcomes }: Batch,
+    options: PublishOptions & { key: string | undefined },
+  ): Promise<(PublishReply | Problem)[]> {
     const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
     return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
+  }
+}
+
+/** The events of a request with many items; and for each item, which of the events it is, or what is wrong with it. */
+interface Batch {
+  readonly drafts: EventDraft[];
+  readonly outcomes: (number | Problem)[];
+}
+
+/** The request is not JSON: not only the item in which that was found is refused, but all of it. */
+class Malformed extends Error {
+  constructor(readonly reason: unknown) {
+    super("malformed");
   }
 }
 
@@ -113,18 +139,16 @@ function lineOf(item: PublishReply | Problem): string {
   return `{"id":"${item.id}","matched":${item.matched},"sent":${item.sent},"waiting":${item.waiting}}\n`;
 }
 
-/** A request's events, each to be checked when it is called. */
-interface Items {
-  readonly items: readonly (() => EventDraft)[];
-  /** How they came, and how the reply goes. */
-  readonly form: "single" | "array" | "lines";
-}
+/** What a request brings; how it came is how the reply goes. Each event is made when it is asked for. */
+type PublishBody =
+  | { readonly form: "single"; readonly draft: () => EventDraft }
+  | { readonly form: "array" | "lines"; readonly items: Iterable<() => EventDraft> };
 
-function itemsOf(request: FastifyRequest, maxMessage: number): Items {
+function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
   const { headers } = request;
   const body = (request.body as Buffer | undefined) ?? Buffer.alloc(0);
   if (isBinaryCloudEvent(headers)) {
-    return { form: "single", items: [() => draftOfBinaryCloudEvent(headers, body, maxMessage)] };
+    return { form: "single", draft: () => draftOfBinaryCloudEvent(headers, body, maxMessage) };
   }
   const type = (headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase();
   const read = type?.startsWith("application/cloudevents") ? structured : plain;
@@ -133,20 +157,12 @@ function itemsOf(request: FastifyRequest, maxMessage: number): Items {
     case "application/cloudevents+json":
     case "application/cloudevents-batch+json": {
       const text = decodeText(body);
-      const value = parseJson(text);
-      if (!Array.isArray(value)) return { form: "single", items: [() => read(value, text, maxMessage)] };
-      checkCount(value.length);
-      const sources = elementSources(text);
-      return { form: "array", items: value.map((item, index) => () => read(item, sources[index] ?? "", maxMessage)) };
+      if (/^\s*\[/.test(text)) return { form: "array", items: elementsOf(text, read, maxMessage) };
+      return { form: "single", draft: () => read(parseItem(text, maxMessage), text, maxMessage) };
     }
     case "application/x-ndjson":
-    case "application/ndjson": {
-      const lines = decodeText(body)
-        .split("\n")
-        .filter((line) => line.trim() !== "");
-      checkCount(lines.length);
-      return { form: "lines", items: lines.map((line) => () => plain(parseJson(line), line, maxMessage)) };
-    }
+    case "application/ndjson":
+      return { form: "lines", items: linesOf(decodeText(body), maxMessage) };
     default:
       throw new HttpError(
         415,
@@ -154,6 +170,38 @@ function itemsOf(request: FastifyRequest, maxMessage: number): Items {
           "application/cloudevents-batch+json, or ce-* headers)",
       );
   }
+}
+
+function* elementsOf(text: string, read: typeof plain, maxMessage: number): Generator<() => EventDraft> {
+  for (const source of elementSources(text)) {
+    yield () => {
+      let value: unknown;
+      try {
+        value = parseItem(source, maxMessage);
+      } catch (error) {
+        throw error instanceof RelayError && error.code === "too_large" ? error : new Malformed(error);
+      }
+      return read(value, source, maxMessage);
+    };
+  }
+}
+
+function* linesOf(text: string, maxMessage: number): Generator<() => EventDraft> {
+  for (let [start, end] = [0, 0]; start < text.length; start = end + 1) {
+    end = text.indexOf("\n", start);
+    if (end < 0) end = text.length;
+    const line = text.slice(start, end);
+    if (line.trim() !== "") yield () => plain(parseItem(line, maxMessage), line, maxMessage);
+  }
+}
+
+/** @throws {RelayError} bad_request; too_large: longer than any event is, and more than is parsed in one go */
+function parseItem(source: string, maxMessage: number): unknown {
+  const most = maxMessage * MAX_ESCAPE + ITEM_ROOM;
+  if (source.length <= most) return parseJson(source);
+  throw new RelayError("too_large", `an event may have ${most} characters: this one has ${source.length}`, {
+    limit: "message_bytes",
+  });
 }
 
 function plain(value: unknown, text: string, maxMessage: number): EventDraft {
@@ -164,9 +212,8 @@ function structured(value: unknown, text: string, maxMessage: number): EventDraf
   return draftOfCloudEvent(value, () => memberSource(text, "data"), maxMessage);
 }
 
-function checkCount(count: number): void {
-  if (count <= MAX_BATCH) return;
-  throw new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has ${count}`, {
+function tooMany(): RelayError {
+  return new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has more`, {
     limit: "batch_events",
   });
 }
@@ -201,8 +248,15 @@ function goneSignal({ raw }: FastifyReply): AbortSignal {
   return gone.signal;
 }
 
-function digest(drafts: readonly EventDraft[]): string {
-  return createHash("sha256").update(JSON.stringify(drafts)).digest("base64");
+/** Of the JSON list of them. */
+async function digest(drafts: readonly EventDraft[]): Promise<string> {
+  const hash = createHash("sha256");
+  let separator = "[";
+  await inTurns(drafts, (draft) => {
+    hash.update(separator).update(JSON.stringify(draft));
+    separator = ",";
+  });
+  return hash.update("]").digest("base64");
 }
 
 /** Hands every body on as bytes: `/publish` tells itself what it takes. */

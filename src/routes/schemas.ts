@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { RelayError } from "../core/errors.js";
+import { MAX_TOPICS } from "../core/client.js";
+import { type LimitName, RelayError } from "../core/errors.js";
 import { type EventDraft, type UserId, userKey } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import type { Since } from "../core/log.js";
@@ -25,15 +26,41 @@ function named(fault: (name: string) => string | undefined): z.ZodType<string> {
   });
 }
 
+/**
+ * A list whose length is looked at before anything in it is, and in which no more faults are looked for than are told.
+ * @param limit counted when it is too long
+ */
+function list<T>(item: z.ZodType<T>, least: number, most: number, limit?: LimitName): z.ZodType<T[]> {
+  const bounds = least > 0 ? `${least} to ${most}` : `at most ${most}`;
+  return z.array(z.unknown()).transform((items, context) => {
+    if (items.length < least || items.length > most) {
+      const message = `must have ${bounds} items: this has ${items.length}`;
+      context.addIssue({ code: "custom", message, params: { limit } });
+      return z.NEVER;
+    }
+    const values: T[] = [];
+    let faults = 0;
+    for (const [index, value] of items.entries()) {
+      const { data, error } = item.safeParse(value);
+      if (!error) values.push(data);
+      for (const { message } of error?.issues ?? []) context.addIssue({ code: "custom", message, path: [index] });
+      if (error && ++faults >= MAX_ERRORS) break;
+    }
+    return faults > 0 ? z.NEVER : values;
+  });
+}
+
 const topic = named(topicFault);
-const subscriptions = z.array(named(subscriptionFault));
+const subscriptions = list(named(subscriptionFault), 0, MAX_TOPICS, "topics_per_client");
 
 /** Most patterns that a client's permissions may have, of either kind. */
 const MAX_PATTERNS = 100;
 
-const permissible = z
-  .array(named((name) => (name === BROADCAST ? undefined : subscriptionFault(name))))
-  .max(MAX_PATTERNS);
+const permissible = list(
+  named((name) => (name === BROADCAST ? undefined : subscriptionFault(name))),
+  0,
+  MAX_PATTERNS,
+);
 const allow = z.strictObject({ subscribe: permissible.optional(), publish: permissible.optional() });
 
 // Text that is no Unicode has no bytes of its own: two such users would be one where they are kept.
@@ -88,7 +115,7 @@ export const publication = z
     topic,
     message: z.unknown().refine((value) => value !== undefined, "is required"),
     user_id: userId.optional(),
-    user_ids: z.array(userId).min(1).max(MAX_USERS).optional(),
+    user_ids: list(userId, 1, MAX_USERS).optional(),
     ttl: seconds.optional(),
     key: z.string().min(1).max(MAX_KEY).optional(),
   })
@@ -110,8 +137,10 @@ export const room = topic;
 export function check<T>(schema: z.ZodType<T>, value: unknown, at?: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const errors = result.error.issues.slice(0, MAX_ERRORS).flatMap((issue) => fieldErrors(issue, at));
-  throw new InvalidInput(errors.slice(0, MAX_ERRORS));
+  const issues = result.error.issues.slice(0, MAX_ERRORS);
+  const errors = issues.flatMap((issue) => fieldErrors(issue, at)).slice(0, MAX_ERRORS);
+  const [limit] = issues.flatMap((issue) => (issue.code === "custom" && (issue.params?.["limit"] as LimitName)) || []);
+  throw new InvalidInput(errors, limit);
 }
 
 function fieldErrors(issue: z.core.$ZodIssue, at: string | undefined): FieldError[] {
