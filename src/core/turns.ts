@@ -25,8 +25,7 @@ export class Turns {
 }
 
 /** Does the work for each item, in order, and lets others run in between. @throws as `Turns.rest` */
-export async function inTurns<T>(items: Iterable<T>, work: (item: T) => void, signal?: AbortSignal): Promise<void> {
-  const turns = new Turns(signal);
+export async function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns = new Turns()): Promise<void> {
   for (const item of items) {
     work(item);
     if (turns.over) await turns.rest();

@@ -34,6 +34,8 @@ export interface Journal {
   readonly floor: EventId;
   /** @throws {RelayError} unavailable: nothing can be kept now */
   check(): void;
+  /** Keeps together all that it is told until it is released: none of that is safe before the rest is. */
+  hold(): () => void;
   /** An event that is to be kept, whom it matched, and the event that it replaces. */
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void;
   /** The event below the window that `draft` replaces. */

@@ -14,7 +14,7 @@ import type {
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
 import { counted, type Loading, UNOBSERVED } from "../core/loading.js";
-import { inTurns } from "../core/turns.js";
+import { inTurns, Turns } from "../core/turns.js";
 import type { Query, Window } from "../core/window.js";
 import type { ClientTable } from "./client-table.js";
 import { LocalClients } from "./clients.js";
@@ -34,6 +34,8 @@ export class LocalEngine implements Engine {
   private readonly records: ClientTable;
   private readonly followers = new Set<Follower>();
   private readonly keys: KnownKeys;
+  /** Keys whose first request is being appended. */
+  private readonly appending = new Map<string, Promise<void>>();
   private readonly ids: IdSource;
   private last: EventId;
 
@@ -76,6 +78,8 @@ export class LocalEngine implements Engine {
   }
 
   async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
+    // The first request with this key may still be under way.
+    for (let first = this.first(once); first; first = this.first(once)) await first;
     const known = once && this.keys.get(once);
     if (known) {
       await this.journal?.savedKey(known.key);
@@ -83,8 +87,7 @@ export class LocalEngine implements Engine {
     }
     const isKept = once !== undefined || drafts.some(({ ttl }) => ttl !== 0);
     if (isKept) this.journal?.check();
-    const ids = drafts.map((draft) => this.appendOne(draft));
-    if (once) this.keep({ ...once, ids, reply: undefined });
+    const ids = once ? await this.appendOnce(drafts, once) : await this.appendAll(drafts);
     if (isKept) await this.journal?.saved();
     return { ids };
   }
@@ -112,6 +115,36 @@ export class LocalEngine implements Engine {
 
   async close(): Promise<void> {
     await this.journal?.close();
+  }
+
+  private first(once: Once | undefined): Promise<void> | undefined {
+    return once && this.appending.get(once.key);
+  }
+
+  /** In order; others may have their turn in between, and append too. */
+  private async appendAll(drafts: readonly EventDraft[]): Promise<EventId[]> {
+    const ids: EventId[] = [];
+    await inTurns(drafts, (draft) => void ids.push(this.appendOne(draft)));
+    return ids;
+  }
+
+  /** All of it gets safe together, with the key: or a crash would leave a part that is published again. */
+  private async appendOnce(drafts: readonly EventDraft[], once: Once): Promise<EventId[]> {
+    const release = this.journal?.hold();
+    const appended = this.appendAll(drafts);
+    const settled = appended.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.appending.set(once.key, settled);
+    try {
+      const ids = await appended;
+      this.keep({ ...once, ids, reply: undefined });
+      return ids;
+    } finally {
+      this.appending.delete(once.key);
+      release?.();
+    }
   }
 
   private appendOne(draft: EventDraft): EventId {
@@ -167,7 +200,7 @@ export class LocalEngine implements Engine {
   private async handOver(to: Follower, loading: Loading): Promise<void> {
     const now = Date.now();
     const all = counted(this.records.all(), "taking over clients", this.records.size, loading);
-    await inTurns(all, (record) => this.handOverOne(record, to, now), loading.signal);
+    await inTurns(all, (record) => this.handOverOne(record, to, now), new Turns(loading.signal));
   }
 
   private handOverOne(record: ClientRecord, to: Follower, now: number): void {

@@ -30,6 +30,9 @@ export class Commits {
   /** What waits to be written, in order. The last is still open, and never left out. */
   private readonly waiting: [Group, ...Group[]] = [new Group()];
   private underWay: Group | undefined;
+  /** How many requests still bring what belongs together: the pending group stays open for them. */
+  private holds = 0;
+  private released: () => void = () => undefined;
   private running: Promise<void> | undefined;
 
   constructor(
@@ -51,8 +54,8 @@ export class Commits {
   async saved(): Promise<void> {
     if (this.failed) throw unavailable();
     const { pending, underWay } = this;
-    // What one request brings is never divided: so here is where a group that is large enough can end.
-    if (pending.size > GROUP_SIZE) this.waiting.push(new Group());
+    // What belongs together is never divided: so here is where a group that is large enough can end.
+    if (pending.size > GROUP_SIZE && this.holds === 0) this.waiting.push(new Group());
     await (pending.isEmpty ? (this.waiting.at(-2) ?? underWay)?.saved : pending.saved);
   }
 
@@ -61,6 +64,15 @@ export class Commits {
     const group = [this.underWay, ...this.waiting].findLast((each) => each?.keys.has(key));
     if (group && this.failed) throw unavailable();
     await group?.saved;
+  }
+
+  /** Keeps the pending group open until it is released. */
+  hold(): () => void {
+    this.holds++;
+    return () => {
+      this.holds--;
+      if (this.holds === 0) this.released();
+    };
   }
 
   /** To be called when there is something to write. */
@@ -79,7 +91,7 @@ export class Commits {
     // What else comes in this turn goes along.
     await new Promise(setImmediate);
     while (this.waiting.length > 1 || !this.pending.isEmpty || this.steps.isDue()) {
-      const group = this.next();
+      const group = await this.next();
       this.underWay = group;
       try {
         await this.steps.commit(group);
@@ -95,8 +107,13 @@ export class Commits {
     this.running = undefined;
   }
 
-  /** Takes the first group, to write it. */
-  private next(): Group {
+  /** Takes the first group, to write it; when it is the pending one, once nobody holds it. */
+  private async next(): Promise<Group> {
+    while (this.waiting.length === 1 && this.holds > 0) {
+      await new Promise<void>((resolve) => {
+        this.released = resolve;
+      });
+    }
     if (this.waiting.length === 1) this.waiting.push(new Group());
     return this.waiting.shift() as Group;
   }

@@ -1,6 +1,6 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { counted, type Loading } from "../../core/loading.js";
-import { inTurns } from "../../core/turns.js";
+import { inTurns, Turns } from "../../core/turns.js";
 
 // LMDB trusts its file: where that is not what it should be, the process ends without a word. So the file is looked
 // through before it is opened: each page of the trees, whether it is the page that it should be and holds together.
@@ -68,7 +68,7 @@ export async function findDamage(file: string, loading: Loading): Promise<string
     const pages = Math.floor(fstatSync(descriptor).size / pageSize);
     const roots = [DESCRIPTION.free, DESCRIPTION.main].map((at) => bytes.subarray(at, at + TREE.end));
     const walk = new Walk(descriptor, pageSize, pages - 1).trees(roots);
-    await inTurns(counted(walk, "checking pages", pages, loading), () => undefined, loading.signal);
+    await inTurns(counted(walk, "checking pages", pages, loading), () => undefined, new Turns(loading.signal));
     return undefined;
   } catch (error) {
     if (error instanceof WrongPage) return error.message;

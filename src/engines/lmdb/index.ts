@@ -2,7 +2,7 @@ import type { RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
 import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import { counted, type Loading, UNOBSERVED } from "../../core/loading.js";
-import { inTurns } from "../../core/turns.js";
+import { inTurns, Turns } from "../../core/turns.js";
 import { type Retention, Window } from "../../core/window.js";
 import { ClientTable } from "../client-table.js";
 import type { KnownKey } from "../journal.js";
@@ -60,8 +60,9 @@ async function load(
   const clients = new ClientTable();
   const newest = await restoreClients(tables, clients, loading);
   const keys: KnownKey[] = [];
+  const turns = new Turns(loading.signal);
   const rows = counted(rowsOf(tables.keys), "reading idempotency keys", countOf(tables.keys), loading);
-  await inTurns(rows, ({ value }) => void keys.push(decode(value) as KnownKey), loading.signal);
+  await inTurns(rows, ({ value }) => void keys.push(decode(value) as KnownKey), turns);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, newest);
   finishDirectory(directory);
@@ -110,6 +111,6 @@ async function restoreClients({ clients, cursors }: Tables, into: ClientTable, l
     newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
     into.add(record);
   };
-  await inTurns(rows, restore, loading.signal);
+  await inTurns(rows, restore, new Turns(loading.signal));
   return newest;
 }

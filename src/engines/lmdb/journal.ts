@@ -3,6 +3,7 @@ import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { KeptClient, Matched, StoreReading } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
+import { Turns } from "../../core/turns.js";
 import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt, KnownKey } from "../journal.js";
 import { Audiences } from "./audiences.js";
@@ -89,6 +90,10 @@ export class LmdbJournal implements Journal {
 
   check(): void {
     if (this.commits.refusing) throw unavailable();
+  }
+
+  hold(): () => void {
+    return this.commits.hold();
   }
 
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
@@ -214,8 +219,9 @@ export class LmdbJournal implements Journal {
   private async commit(group: Group): Promise<void> {
     const changes = new Changes();
     this.trimmer.count += group.events.length;
-    const renewed = this.writer.write(changes, group);
-    this.drop(changes, group.events.length, renewed);
+    const turns = new Turns();
+    const renewed = await this.writer.write(changes, group, turns);
+    await this.drop(changes, group.events.length, renewed, turns);
     this.head = group.head ?? this.head;
     const { origin, head, trimmer } = this;
     changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
@@ -223,7 +229,7 @@ export class LmdbJournal implements Journal {
     this.trimDue ||= trimmer.count > this.retention.count;
   }
 
-  private drop(changes: Changes, events: number, renewed: ReadonlySet<string>): void {
+  private async drop(changes: Changes, events: number, renewed: ReadonlySet<string>, turns: Turns): Promise<void> {
     const now = Date.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
@@ -233,7 +239,7 @@ export class LmdbJournal implements Journal {
     this.trimmedAt = now;
     this.written = 0;
     const budget = TRIM_BUDGET + events * 2;
-    this.trimDue = trimmer.trim(changes, now, budget, renewed);
+    this.trimDue = await trimmer.trim(changes, now, budget, renewed, turns);
     this.window.dropThrough(this.floor);
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);

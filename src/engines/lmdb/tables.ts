@@ -36,20 +36,17 @@ export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
   return Object.fromEntries(NAMES.map((name) => [name, open(name)])) as Tables;
 }
 
-/** Rows that are read at a time. */
-const AT_A_TIME = 1000;
-
 /**
- * All rows, in order. They are read in pieces: a read transaction that stayed open while others have their turn would keep
+ * All rows, in order. They are read in pieces of so many: a read transaction that stayed open while others have their turn would keep
  * LMDB from using freed pages again.
  */
-export function* rowsOf(table: Table): Generator<{ key: Buffer; value: Buffer }> {
+export function* rowsOf(table: Table, atATime = 1000): Generator<{ key: Buffer; value: Buffer }> {
   let last: Buffer | undefined;
   for (;;) {
-    const rows = [...table.getRange({ start: last, exclusiveStart: true, limit: AT_A_TIME })];
+    const rows = [...table.getRange({ start: last, exclusiveStart: true, limit: atATime })];
     yield* rows;
     last = rows.at(-1)?.key;
-    if (rows.length < AT_A_TIME) return;
+    if (rows.length < atATime) return;
   }
 }
 

@@ -2,7 +2,7 @@ import type { ClientId } from "../../core/client.js";
 import { Deque } from "../../core/deque.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import { counted, type Loading } from "../../core/loading.js";
-import { inTurns } from "../../core/turns.js";
+import { inTurns, Turns } from "../../core/turns.js";
 import { clientKey, clientOf } from "./bytes.js";
 import { decode, type Tombstone } from "./records.js";
 import { type Changes, countOf, rowsOf, type Table } from "./tables.js";
@@ -32,7 +32,7 @@ export class Tombstones {
     const take = ({ key, value }: { key: Buffer; value: Buffer }): void => {
       gone.push({ id: clientOf(key), at: (decode(value) as Tombstone).at });
     };
-    await inTurns(rows, take, loading.signal);
+    await inTurns(rows, take, new Turns(loading.signal));
     return new Tombstones(
       table,
       gone.sort((a, b) => compareIds(a.at, b.at)),

@@ -1,12 +1,13 @@
 import { replacementKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
+import type { Turns } from "../../core/turns.js";
 import type { Retention } from "../../core/window.js";
 import { Block } from "./block.js";
 import { endOf, idKey, readId } from "./bytes.js";
 import { AUDIENCE_LIFE } from "./audiences.js";
 import { replaceableKey } from "./log-reader.js";
 import { keysOfBlock } from "./postings.js";
-import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, type Table, type Tables } from "./tables.js";
+import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, rowsOf, type Table, type Tables } from "./tables.js";
 
 /**
  * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
@@ -21,6 +22,9 @@ const RECEIPTS = 1 / 8;
 
 /** The part of `retention.bytes` that is filled in any case, however large the transactions are. */
 const LEAST_FILL = 0.25;
+
+/** Blocks that are read at a time. */
+const BLOCKS = 16;
 
 /** Rows of receipts that are dropped at a time when they take too much. */
 const TOO_MANY = 16;
@@ -62,12 +66,19 @@ export class Trimmer {
    * @param renewed digests that `changes` has newer events for
    * @returns whether there is more to drop
    */
-  trim(changes: Changes, now: number, budget: number, renewed: ReadonlySet<string>): boolean {
+  async trim(
+    changes: Changes,
+    now: number,
+    budget: number,
+    renewed: ReadonlySet<string>,
+    turns: Turns,
+  ): Promise<boolean> {
     this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
-    for (const { key, value } of this.tables.log.getRange({})) {
+    for (const { key, value } of rowsOf(this.tables.log, BLOCKS)) {
       if (left <= 0) break;
+      if (turns.over) await turns.rest();
       try {
         const block = new Block(value);
         let index = block.after(this.floor);
