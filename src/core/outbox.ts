@@ -1,3 +1,5 @@
+import { Turns } from "./turns.js";
+
 /** The bytes of one event or notice as they go over the wire. Shared by all who get it: never changed. */
 export type Frame = Buffer;
 
@@ -55,34 +57,42 @@ function framesOf(queue: Queue): Frame[] {
   return frames.reverse();
 }
 
+/** Writes between two looks at the time: a look costs about a hundredth of a write. */
+const WRITES = 32;
+
 /** Writes every outbox that has something queued once per turn of the event loop. One per relay. */
 export class Flusher {
   /** The empty queue of this turn, from which all queues of the turn grow. */
   empty = new Queue();
   private waiting: Outbox[] = [];
-  private turn: Promise<void> | undefined;
+  /** Will write what waits. */
+  private next: Promise<void> | undefined;
+  /** Writes what waited before; outboxes that it has not come to yet go along with all that they have by then. */
+  private current: Promise<void> | undefined;
 
   add(outbox: Outbox): void {
     this.waiting.push(outbox);
-    this.turn ??= new Promise((resolve) => {
-      setImmediate(() => {
-        this.flush();
-        resolve();
-      });
-    });
+    this.next ??= this.flush(this.current);
   }
 
   /** Resolves when what is queued now has been written. */
   async written(): Promise<void> {
-    await this.turn;
+    await (this.next ?? this.current);
   }
 
-  private flush(): void {
+  private async flush(before: Promise<void> | undefined): Promise<void> {
+    if (before) await before;
+    await new Promise(setImmediate);
     const due = this.waiting;
     this.waiting = [];
-    this.turn = undefined;
+    this.current = this.next;
+    this.next = undefined;
     this.empty = new Queue();
-    for (const outbox of due) outbox.flush();
+    const turns = new Turns();
+    for (const [index, outbox] of due.entries()) {
+      outbox.flush();
+      if (index % WRITES === 0 && turns.over) await turns.rest();
+    }
   }
 }
 

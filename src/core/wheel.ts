@@ -1,3 +1,5 @@
+import { inTurns } from "./turns.js";
+
 /**
  * Things that are due at some time, in slots of one granularity: one timer for all of them, however many there
  * are. A thing is due once; adding it again moves it.
@@ -7,6 +9,7 @@ export class Wheel<T> {
   private readonly slotOf = new Map<T, number>();
   private timer: NodeJS.Timeout | undefined;
   private reached = 0;
+  private advancing = false;
 
   /**
    * @param granularity milliseconds: how late a thing may be
@@ -32,7 +35,7 @@ export class Wheel<T> {
     else this.slots.set(slot, new Set([thing]));
     this.slotOf.set(thing, slot);
     // The timer runs only while something waits.
-    this.timer ??= setInterval(() => this.advance(), this.granularity).unref();
+    this.timer ??= setInterval(() => void this.advance(), this.granularity).unref();
   }
 
   has(thing: T): boolean {
@@ -53,17 +56,28 @@ export class Wheel<T> {
     this.timer = undefined;
   }
 
-  private advance(): void {
+  private async advance(): Promise<void> {
+    // So many may be due at once that others get their turn in between.
+    if (this.advancing) return;
+    this.advancing = true;
     const now = this.slotAt(performance.now());
     const passed = this.passed(now);
     this.reached = Math.max(this.reached, now);
-    for (const slot of passed) {
+    await inTurns(this.thingsIn(passed), (thing) => {
+      this.delete(thing);
+      this.due(thing);
+    });
+    this.advancing = false;
+    if (this.slotOf.size === 0) this.stop();
+  }
+
+  private *thingsIn(slots: readonly number[]): Generator<T> {
+    for (const slot of slots) {
       for (const thing of this.slots.get(slot) ?? []) {
-        this.delete(thing);
-        this.due(thing);
+        if (!this.timer) return;
+        yield thing;
       }
     }
-    if (this.slotOf.size === 0) this.stop();
   }
 
   private passed(now: number): number[] {
