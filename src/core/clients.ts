@@ -107,18 +107,20 @@ export class Clients {
    */
   async change(id: ClientId, change: TopicsChange, allow?: Partial<Permissions>): Promise<ClientRecord> {
     const reader = this.registry.get(id);
-    if (reader && !reader.connection) await this.passUnowed(reader);
-    const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
+    if (reader && !reader.connection) {
+      // What is refused is refused before any work is done for it.
+      const { record } = reader;
+      this.altered(this.found(record), change, allow, this.log.head, record.cursor);
+      await this.passUnowed(reader);
+    }
     const connection = reader?.connection;
     const changed = await this.update(id, (before, at) => {
       const sent = connection ? (connection.live ? at : laterOf(connection.position, before.cursor)) : before.cursor;
-      const record = allow ? this.allowed(before, allow, at, sent) : before;
-      checkAllowed(this.permissionsOf(record), "subscribe", added);
+      const { allowed, after } = this.altered(before, change, allow, at, sent);
       // What was taken from it can not be read again, should it not have arrived.
-      const isLess = topicsOf(record).length < topicsOf(before).length;
-      if (isLess) connection?.narrow({ through: sent, except: topicsOf(record) });
-      const isChanged = added.length > 0 || change.set || change.remove || change.leave;
-      return isChanged ? withTopics(record, change, at) : record;
+      const isLess = topicsOf(allowed).length < topicsOf(before).length;
+      if (isLess) connection?.narrow({ through: sent, except: topicsOf(allowed) });
+      return after;
     });
     return this.found(changed);
   }
@@ -240,6 +242,25 @@ export class Clients {
     );
   }
 
+  /**
+   * The record with other permissions, and then with other topics too.
+   * @param sent up to where the client was sent everything
+   * @throws {RelayError} bad_request: too many topics; forbidden
+   */
+  private altered(
+    before: ClientRecord,
+    change: TopicsChange,
+    allow: Partial<Permissions> | undefined,
+    at: EventId,
+    sent: EventId,
+  ): { allowed: ClientRecord; after: ClientRecord } {
+    const allowed = allow ? this.allowed(before, allow, at, sent) : before;
+    const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
+    checkAllowed(this.permissionsOf(allowed), "subscribe", added);
+    const isChanged = added.length > 0 || change.set || change.remove || change.leave;
+    return { allowed, after: isChanged ? withTopics(allowed, change, at) : allowed };
+  }
+
   private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {
     const allow = { ...before.allow, ...given };
     return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at, sent);
@@ -267,11 +288,15 @@ export class Clients {
   /** Moves the cursor of a client that is away over stretches of the log that hold nothing for it. */
   private async passUnowed(reader: Reader): Promise<void> {
     for (;;) {
-      const stretch = reader.stretch(reader.cursor);
+      const { cursor } = reader;
+      const stretch = reader.stretch(cursor);
       // What is gone may have been owed: that is to be said as a gap.
-      if (!stretch.until || this.log.isGap(reader.cursor)) return;
-      const { events, through } = await this.log.read({ after: reader.cursor, limit: 1, ...stretch });
-      if (events.length > 0) return;
+      if (!stretch.until || this.log.isGap(cursor)) return;
+      const { events, through } = await this.log.read({ after: cursor, limit: 1, ...stretch });
+      // A read from the window is answered at once, and others are to have their turn.
+      await new Promise(setImmediate);
+      // Meanwhile the client may have connected, and have gone back.
+      if (events.length > 0 || reader.connection || compareIds(reader.cursor, cursor) !== 0) return;
       reader.pass(through);
     }
   }
