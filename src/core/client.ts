@@ -2,6 +2,7 @@ import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
 import { coverOf, type Permissions } from "./permissions.js";
+import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
 export type ClientId = string;
@@ -82,12 +83,7 @@ export interface TopicsChange {
   readonly leave?: string;
 }
 
-/** Only the relay itself hands out reserved topics, and no change takes them away. */
-function isReserved(topic: string): boolean {
-  return topic.startsWith("$");
-}
-
-/** The topics that a client has a say in. */
+/** The topics that a client has a say in: only the relay itself hands out reserved ones, and no change takes them away. */
 export function ownTopics(record: ClientRecord): string[] {
   return topicsOf(record).filter((topic) => !isReserved(topic));
 }

@@ -2,7 +2,9 @@ import type { ClientId, ClientRecord } from "./client.js";
 import type { Event, EventDraft, EventHead, UserId } from "./event.js";
 import type { EventId } from "./id.js";
 import type { Loading } from "./loading.js";
-import type { Query, Window } from "./window.js";
+import type { Query, StoreReading, Window } from "./window.js";
+
+export type { StoreReading } from "./window.js";
 
 /** What happens, in the one order of the log. Changes of clients are entries too, so that they take effect in order. */
 export type Entry =
@@ -131,7 +133,10 @@ export interface Engine {
   append(drafts: readonly EventDraft[], once?: Once): Promise<Appended>;
   /** Keeps the reply to a request with an idempotency key, for its duplicates. */
   settle(key: string, reply: string): Promise<void>;
-  /** Reads events below the window's floor. MUST cost what it returns. Absent: none are kept. */
+  /**
+   * Reads events below the window's floor. MUST NOT hold the event loop for longer than some milliseconds, whatever it
+   * is asked for. Absent: none are kept.
+   */
   readonly read?: (query: Query) => Promise<StoreReading>;
   /**
    * Resolves when the engine has just kept something as it promises, which is no entry and changes nothing.
@@ -149,15 +154,6 @@ export interface Engine {
   readonly ask: (from: string, question: Question) => Promise<Answer[] | undefined>;
   /** Gives back what the engine holds, when all relays have left. What was answered stays safe. */
   close(): Promise<void>;
-}
-
-export interface StoreReading {
-  readonly events: readonly Event[];
-  /**
-   * How far it got, when it ended before `until` and before `limit`: enough was read, or what came after that was
-   * trimmed meanwhile.
-   */
-  readonly through?: EventId | undefined;
 }
 
 export interface ClientStore {

@@ -1,7 +1,7 @@
 import type { Engine } from "./engine.js";
 import type { Event } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
-import type { Query } from "./window.js";
+import type { Query, StoreReading } from "./window.js";
 
 /** Where a client wants to go on: after an event, so many milliseconds ago, at the log's start, or at its head. */
 export type Since = { readonly id: EventId } | { readonly ago: number } | "start" | "now";
@@ -34,12 +34,12 @@ export class Log {
   read(query: Query): Reading | Promise<Reading> {
     const { window, read } = this.engine;
     const { floor } = window;
-    if (!read || compareIds(query.after, floor) >= 0) return reading(query, window.read(query), this.head);
+    if (!read || compareIds(query.after, floor) >= 0) {
+      return reading(query, window.read(query), this.head);
+    }
     const until = query.until && compareIds(query.until, floor) < 0 ? query.until : floor;
     const below = { ...query, until };
-    return read.call(this.engine, below).then(({ events, through }) => {
-      return through ? { events, through } : reading(below, events, floor);
-    });
+    return read.call(this.engine, below).then((found) => reading(below, found, floor));
   }
 
   /** The place in the log that `since` means now, and whether something after it is lost. */
@@ -58,8 +58,6 @@ export class Log {
   }
 }
 
-function reading(query: Query, events: readonly Event[], end: EventId): Reading {
-  const last = events.at(-1);
-  const through = last && events.length >= query.limit ? last.id : (query.until ?? end);
-  return { events, through };
+function reading({ until }: Query, { events, through }: StoreReading, end: EventId): Reading {
+  return { events, through: through ?? until ?? end };
 }

@@ -1,5 +1,5 @@
 import { RelayError } from "./errors.js";
-import { matcherOf } from "./topics.js";
+import { matcherOf } from "./matcher.js";
 
 /**
  * What a client may do: topics and patterns that it may subscribe and publish to. `>` is everything, and the only way to
@@ -22,21 +22,14 @@ export const ALLOW_SUBSCRIBE: Permissions = { subscribe: [EVERYTHING], publish: 
 /** How many topics an error names. */
 const MAX_NAMED = 10;
 
-type Matcher = (name: string) => boolean;
-
-const matchers = new WeakMap<readonly string[], Matcher>();
-
 /**
  * Tells what the patterns cover: a topic that one of them matches, or a pattern all of whose topics one of them
  * matches. Linear in the length of the name and of the patterns.
  */
-export function coverOf(patterns: readonly string[]): Matcher {
+export function coverOf(patterns: readonly string[]): (name: string) => boolean {
   if (patterns.includes(EVERYTHING)) return () => true;
-  const known = matchers.get(patterns);
-  if (known) return known;
   const matcher = matcherOf(patterns);
-  matchers.set(patterns, matcher);
-  return matcher;
+  return (name) => matcher.matches(name);
 }
 
 /** All or nothing: one name that is not allowed refuses the others too. @throws {RelayError} forbidden: which it is */

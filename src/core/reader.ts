@@ -2,7 +2,7 @@ import { type ClientId, type ClientRecord, endOf, type Loss, stretchAfter, topic
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
-import { matcherOf } from "./topics.js";
+import { type Matcher, matcherOf } from "./matcher.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
@@ -42,7 +42,7 @@ export class Reader {
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
   private kept: ClientRecord;
-  private matcher: ((topic: string) => boolean) | undefined;
+  private matcher: Matcher | undefined;
   /** Absent as long as nobody has waited: most readers never see that. */
   private awaited: Set<{ readonly id: EventId; readonly done: () => void }> | undefined;
 
@@ -77,7 +77,7 @@ export class Reader {
   /** Whether one of its subscriptions matches the topic. */
   subscribesTo(topic: string): boolean {
     this.matcher ??= matcherOf(this.topics);
-    return this.matcher(topic);
+    return this.matcher.matches(topic);
   }
 
   /** Takes over a changed record. */

@@ -20,6 +20,11 @@ export class Run {
     return this.slots.length - this.emptied;
   }
 
+  /** How many slots there are, those without an event included. */
+  get length(): number {
+    return this.slots.length;
+  }
+
   at(index: number): Slot | undefined {
     return this.slots.at(index);
   }
@@ -44,33 +49,51 @@ export class Run {
     this.emptied = 0;
   }
 
+  /** Whether a slot stands in this run. */
+  has(slot: Slot): boolean {
+    return this.at(this.slots.search(({ id }) => compareIds(id, slot.id) >= 0)) === slot;
+  }
+
   /** The index of the first slot whose id is above `id`; the number of slots when there is none. */
   after(id: EventId): number {
     return this.slots.search((slot) => compareIds(slot.id, id) > 0);
   }
 }
 
-/** The first `limit` events of several runs that come after `after` and not after `until`, in order, each once. */
-export function mergeRuns(runs: Iterable<Run>, after: EventId, until: EventId | undefined, limit: number): Event[] {
+/**
+ * The first events of several runs that come after `after` and not after `until`, in order, each once.
+ * @param limit how many events
+ * @param slots how many slots are looked at: there may be many that were emptied
+ * @returns `through`: how far it got, when there may be more
+ */
+export function mergeRuns(
+  runs: Iterable<Run>,
+  after: EventId,
+  until: EventId | undefined,
+  limit: number,
+  slots: number,
+): { events: Event[]; through?: EventId } {
   const heap: Head[] = [];
   for (const run of runs) {
     const index = run.after(after);
     const slot = run.at(index);
     if (slot) pushHead(heap, { run, index, slot });
   }
-  const merged: Event[] = [];
-  for (let head = heap[0]; head && merged.length < limit; head = heap[0]) {
+  const events: Event[] = [];
+  let looked = 0;
+  for (let head = heap[0]; head; head = heap[0]) {
     const { event, id } = head.slot;
     if (until && compareIds(id, until) > 0) break;
-    // Two subscriptions may name the same run, and an event for several users stands in several.
-    if (event && merged.at(-1) !== event) merged.push(event);
+    // Two subscriptions may name the same run.
+    if (event && events.at(-1) !== event) events.push(event);
+    if (events.length >= limit || ++looked >= slots) return { events, through: id };
     const next = head.run.at(++head.index);
     const moved = next ? head : heap.pop();
     if (next) head.slot = next;
     if (moved && heap.length > 0) heap[0] = moved;
     sinkHead(heap);
   }
-  return merged;
+  return { events };
 }
 
 interface Head {

@@ -1,89 +1,190 @@
 import type { Reader } from "./reader.js";
-import { isPattern, SegmentTrie } from "./topics.js";
+import { isPattern } from "./topics.js";
+import { SegmentTrie } from "./trie.js";
 
-/** The readers that a topic reaches. The list is made once and shared until a subscription to the topic changes. */
+/** The readers that a topic reaches. Each list is made once, shared, and never changed: who comes or goes makes a new one. */
 export interface Audience {
   readonly readers: readonly Reader[];
   /** Those with a connection. */
   readonly connected: readonly Reader[];
 }
 
-/** How many audiences are remembered: one for each topic that is published to. */
-const MAX_AUDIENCES = 10_000;
+/** Of how many topics it is remembered which subscriptions match them. */
+const MAX_TOPICS = 10_000;
 
-/** Readers by what they subscribe to now. Finding a topic's readers costs nothing for those it does not reach. */
+/** How many unions are remembered, and how many members and readers (16 bytes each) in all of them. */
+const MAX_UNIONS = 10_000;
+const MAX_READERS = 1_000_000;
+
+const NOBODY: Audience = { readers: [], connected: [] };
+
+/** Counts changes: what was made after a change knows of it. */
+let clock = 0;
+
+/** A topic or pattern that somebody subscribes to. Topics that nothing else matches share its lists. */
+class Subscription implements Audience {
+  readonly id = ++clock;
+  readonly subscribers = new Set<Reader>();
+  /** When a reader came or went last, and when one connected or disconnected. */
+  changed = 0;
+  touched = 0;
+  private all: readonly Reader[] | undefined;
+  private open: readonly Reader[] | undefined;
+
+  get readers(): readonly Reader[] {
+    return (this.all ??= [...this.subscribers]);
+  }
+
+  get connected(): readonly Reader[] {
+    return (this.open ??= connectedOf(this.readers));
+  }
+
+  /** To be called when a reader came or went. */
+  change(): void {
+    this.all = undefined;
+    this.changed = ++clock;
+    this.touch();
+  }
+
+  /** To be called when a reader got or lost its connection. */
+  touch(): void {
+    this.open = undefined;
+    this.touched = ++clock;
+  }
+}
+
+/** What several subscriptions reach together. */
+class Union implements Audience {
+  private all: readonly Reader[] = [];
+  private open: readonly Reader[] = [];
+  private madeAt = -1;
+  private openAt = -1;
+
+  /** @param resized told by how many its readers are more */
+  constructor(
+    private readonly members: readonly Subscription[],
+    private readonly resized: (more: number) => void,
+  ) {}
+
+  get readers(): readonly Reader[] {
+    if (this.madeAt === clock) return this.all;
+    const isOld = this.members.some(({ changed }) => changed > this.madeAt);
+    this.madeAt = clock;
+    if (!isOld) return this.all;
+    const before = this.all.length;
+    this.all = unionOf(this.members);
+    this.openAt = -1;
+    this.resized(this.all.length - before);
+    return this.all;
+  }
+
+  get connected(): readonly Reader[] {
+    const { readers } = this;
+    if (this.openAt === clock) return this.open;
+    const isOld = this.openAt < 0 || this.members.some(({ touched }) => touched > this.openAt);
+    this.openAt = clock;
+    if (isOld) this.open = connectedOf(readers);
+    return this.open;
+  }
+}
+
+/**
+ * Readers by what they subscribe to now. A topic's audience follows from the few subscriptions that match it; who comes,
+ * goes, connects or disconnects marks its own subscriptions, and no topics.
+ */
 export class SubscriptionIndex {
-  private readonly topics = new Map<string, Set<Reader>>();
-  private readonly patterns = new SegmentTrie<Set<Reader>>();
-  private audiences = new Map<
-    string,
-    { readonly readers: readonly Reader[]; connected: readonly Reader[] | undefined }
-  >();
-  /** The topics of `audiences`, to find those that a pattern matches. */
-  private audienceTopics = new SegmentTrie<string>();
+  /** By topic and by pattern. */
+  private readonly subscriptions = new Map<string, Subscription>();
+  private readonly patterns = new SegmentTrie<Subscription>();
+  /** By topic. */
+  private audiences = new Map<string, Audience>();
+  /** By the ids of their members. */
+  private unions = new Map<string, Union>();
+  /** Members and readers in all unions. */
+  private size = 0;
 
   add(reader: Reader, subscriptions: Iterable<string>): void {
-    for (const subscription of subscriptions) {
-      const readers = this.readersOf(subscription);
-      if (readers) readers.add(reader);
-      else if (isPattern(subscription)) this.patterns.set(subscription, new Set([reader]));
-      else this.topics.set(subscription, new Set([reader]));
-      this.outdate(subscription);
+    for (const name of subscriptions) {
+      const subscription = this.subscriptions.get(name) ?? this.create(name);
+      subscription.subscribers.add(reader);
+      subscription.change();
     }
   }
 
   remove(reader: Reader, subscriptions: Iterable<string>): void {
-    for (const subscription of subscriptions) {
-      const readers = this.readersOf(subscription);
-      readers?.delete(reader);
-      if (readers?.size === 0 && isPattern(subscription)) this.patterns.delete(subscription);
-      else if (readers?.size === 0) this.topics.delete(subscription);
-      this.outdate(subscription);
+    for (const name of subscriptions) {
+      const subscription = this.subscriptions.get(name);
+      if (!subscription?.subscribers.delete(reader)) continue;
+      subscription.change();
+      if (subscription.subscribers.size > 0) continue;
+      this.subscriptions.delete(name);
+      if (isPattern(name)) this.patterns.delete(name);
+      this.outdate(name);
     }
   }
 
   /** To be called when the reader gets or loses its connection. */
   touch(reader: Reader): void {
-    for (const subscription of reader.topics) {
-      for (const topic of this.audiencesOf(subscription)) {
-        const audience = this.audiences.get(topic);
-        if (audience) audience.connected = undefined;
-      }
-    }
+    for (const name of reader.topics) this.subscriptions.get(name)?.touch();
   }
 
   audience(topic: string): Audience {
     const known = this.audiences.get(topic);
-    if (known) {
-      known.connected ??= connectedOf(known.readers);
-      return known as Audience;
-    }
-    const sets = [this.topics.get(topic) ?? [], ...this.patterns.matching(topic)];
-    const readers = sets.length === 1 ? [...(sets[0] ?? [])] : [...new Set(sets.flatMap((set) => [...set]))];
-    const audience = { readers, connected: connectedOf(readers) };
-    if (this.audiences.size >= MAX_AUDIENCES) {
-      this.audiences = new Map();
-      this.audienceTopics = new SegmentTrie();
-    }
+    if (known) return known;
+    const exact = this.subscriptions.get(topic);
+    const patterns = this.patterns.matching(topic);
+    const audience = this.together(exact ? [exact, ...patterns] : patterns);
+    if (this.audiences.size >= MAX_TOPICS) this.audiences = new Map();
     this.audiences.set(topic, audience);
-    this.audienceTopics.set(topic, topic);
     return audience;
   }
 
-  private readersOf(subscription: string): Set<Reader> | undefined {
-    return isPattern(subscription) ? this.patterns.get(subscription) : this.topics.get(subscription);
+  private together(members: readonly Subscription[]): Audience {
+    const [first] = members;
+    if (!first) return NOBODY;
+    if (members.length === 1) return first;
+    // The same members always come in the same order.
+    const key = members.map(({ id }) => id).join();
+    const known = this.unions.get(key);
+    if (known) return known;
+    if (this.unions.size >= MAX_UNIONS || this.size >= MAX_READERS) this.forget();
+    const union = new Union(members, (more) => (this.size += more));
+    this.unions.set(key, union);
+    this.size += members.length;
+    return union;
   }
 
-  private outdate(subscription: string): void {
-    for (const topic of this.audiencesOf(subscription)) {
-      if (this.audiences.delete(topic)) this.audienceTopics.delete(topic);
-    }
+  private create(name: string): Subscription {
+    const subscription = new Subscription();
+    this.subscriptions.set(name, subscription);
+    if (isPattern(name)) this.patterns.set(name, subscription);
+    this.outdate(name);
+    return subscription;
   }
 
-  /** Topics whose audiences a subscription belongs to. */
-  private audiencesOf(subscription: string): readonly string[] {
-    return isPattern(subscription) ? this.audienceTopics.matchedBy(subscription) : [subscription];
+  /** To be called when there is a topic or pattern that was not there, or one less: others match now. */
+  private outdate(name: string): void {
+    if (!isPattern(name)) this.audiences.delete(name);
+    else if (this.audiences.size > 0) this.audiences = new Map();
   }
+
+  private forget(): void {
+    this.audiences = new Map();
+    this.unions = new Map();
+    this.size = 0;
+  }
+}
+
+/** Each reader once. */
+function unionOf(members: readonly Subscription[]): readonly Reader[] {
+  // The largest as it is: often the others are few.
+  const [largest, ...others] = members.toSorted((a, b) => b.subscribers.size - a.subscribers.size);
+  if (!largest) return [];
+  const more = new Set<Reader>();
+  for (const { subscribers } of others) {
+    for (const reader of subscribers) if (!largest.subscribers.has(reader)) more.add(reader);
+  }
+  return more.size === 0 ? largest.readers : [...largest.readers, ...more];
 }
 
 function connectedOf(readers: readonly Reader[]): readonly Reader[] {

@@ -1,7 +1,8 @@
 import { type Event, replacementKey, userKey } from "./event.js";
 import { compareIds, type EventId, ZERO } from "./id.js";
+import { matcherOf } from "./matcher.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
-import { isPattern, SegmentTrie } from "./topics.js";
+import { SegmentTrie } from "./trie.js";
 
 /** What a reader asks of the log: its events after a cursor. */
 export interface Query {
@@ -15,6 +16,36 @@ export interface Query {
   /** How many events: about so many at most. */
   readonly limit: number;
 }
+
+export interface StoreReading {
+  readonly events: readonly Event[];
+  /**
+   * How far it got, when it ended before `until`: as many events as asked for, enough work was done, or what came after
+   * that was trimmed meanwhile. Reading goes on from there.
+   */
+  readonly through?: EventId | undefined;
+}
+
+/** What one read may cost. */
+export interface ReadBounds {
+  /** Topics that are looked at to find those that match; beyond, reading goes event by event. */
+  readonly topics: number;
+  /** Slots that are looked at by topic; or, event by event, units of about 10 ns. */
+  readonly slots: number;
+  readonly scan: number;
+}
+
+/** Each comes to a few milliseconds at most. */
+const READ_BOUNDS: ReadBounds = { topics: 2000, slots: 10_000, scan: 300_000 };
+
+/** What it costs to look at an event before its topic is matched, in units of about 10 ns. */
+const LOOK = 4;
+
+/** Events (and users of events) that are dropped in one turn because of their age: a few milliseconds. */
+const TRIM = 5000;
+
+/** Those that one new event drops: more than one, so that the age is caught up with. */
+const TRIM_ON_APPEND = 2;
 
 export interface Retention {
   /** Milliseconds. */
@@ -35,12 +66,13 @@ const EVENT_BYTES = 256;
 const TOPIC_BYTES = 768;
 const USER_BYTES = 320;
 
+const NO_RUNS: TopicRuns = { everyone: new Run(), users: new Map() };
+
 /**
- * The newest events of the log, in memory, found by topic and addressee, so that reading costs what it returns.
+ * The newest events of the log, in memory, found by topic and addressee.
  * Bounded by age, count and bytes; what falls out at the old end moves `floor` up.
  */
 export class Window {
-  private readonly retention: Retention;
   private readonly slots = new Run();
   private readonly topics = new Map<string, TopicRuns>();
   private readonly names = new SegmentTrie<TopicRuns>();
@@ -51,8 +83,11 @@ export class Window {
   pinned: EventId | undefined;
 
   /** @param floor events up to and with this id are not in the window */
-  constructor(retention: Retention, floor: EventId = ZERO) {
-    this.retention = retention;
+  constructor(
+    private readonly retention: Retention,
+    floor: EventId = ZERO,
+    private readonly bounds: ReadBounds = READ_BOUNDS,
+  ) {
     this.lowest = floor;
   }
 
@@ -79,18 +114,27 @@ export class Window {
     this.slots.push(slot);
     this.list(event, slot);
     this.size += slot.bytes;
-    this.trim(event.id.ms);
+    this.trim(event.id.ms, TRIM_ON_APPEND);
     return replaced;
   }
 
-  /** Drops what is too old at `now`, too much, or too large. */
-  trim(now: number): void {
+  /**
+   * Drops what is too much or too large, and of what is too old at `now` so much as one turn has time for: the floor may
+   * lag behind the age for some turns.
+   * @returns whether more is too old
+   */
+  trim(now: number, most = TRIM): boolean {
     const { age, count, bytes } = this.retention;
+    let left = most;
     for (let oldest = this.slots.at(0); oldest; oldest = this.slots.at(0)) {
-      if (this.count <= count && this.size <= bytes && oldest.id.ms > now - age) return;
-      if (this.pinned && compareIds(oldest.id, this.pinned) > 0) return;
+      const isTooMuch = this.count > count || this.size > bytes;
+      if (!isTooMuch && oldest.id.ms > now - age) return false;
+      if (this.pinned && compareIds(oldest.id, this.pinned) > 0) return false;
+      if (!isTooMuch && left <= 0) return true;
+      left -= 1 + (oldest.event?.users?.length ?? 0);
       this.drop(oldest);
     }
+    return false;
   }
 
   /** Drops everything up to and with `id`. */
@@ -108,24 +152,53 @@ export class Window {
     this.forget(oldest, event, (run) => run.dropThrough(id));
   }
 
-  /** The first events that the query asks for, of those in the window. */
-  read(query: Query): Event[] {
-    const runs = [...this.runsFor(query)];
+  /**
+   * The first events that the query asks for, of those in the window. By topic, which costs what it returns, when the
+   * topics are found sooner than the events are looked at; otherwise event by event.
+   */
+  read(query: Query): StoreReading {
+    const { after, until, limit } = query;
+    const start = this.slots.after(after);
+    const end = until ? this.slots.after(until) : this.slots.length;
+    const runs = this.runsFor(query, Math.min(this.bounds.topics, end - start));
+    if (!runs) return this.scan(query, start, end);
     // Gathering the runs of a wide pattern has its price: so much is to be read for it, or many small reads were dear.
-    const limit = Math.max(query.limit, Math.floor(runs.length / 8));
-    return mergeRuns(runs, query.after, query.until, limit);
+    return mergeRuns(runs, after, until, Math.max(limit, Math.floor(runs.length / 8)), this.bounds.slots);
   }
 
-  private *runsFor({ topics, user }: Query): Generator<Run> {
-    for (const subscription of topics) {
-      const exact = this.topics.get(subscription);
-      const all = isPattern(subscription) ? this.names.matchedBy(subscription) : exact ? [exact] : [];
-      for (const runs of all) {
-        yield runs.everyone;
-        const own = runs.users.get(user);
-        if (own) yield own;
-      }
+  /** @returns undefined when that takes more than `work` looks at topics */
+  private runsFor({ topics, user }: Query, work: number): Run[] | undefined {
+    if (topics.length > work) return undefined;
+    const { exact, patterns } = matcherOf(topics);
+    const matched = patterns ? this.names.matchedBy(patterns, { left: work - exact.size }) : [];
+    if (!matched) return undefined;
+    for (const topic of exact) matched.push(this.topics.get(topic) ?? NO_RUNS);
+    const runs: Run[] = [];
+    for (const { everyone, users } of matched) {
+      runs.push(everyone);
+      const own = users.get(user);
+      if (own) runs.push(own);
     }
+    return runs;
+  }
+
+  private scan({ topics, user, limit }: Query, start: number, end: number): StoreReading {
+    const events: Event[] = [];
+    const matcher = matcherOf(topics);
+    const work = { left: this.bounds.scan };
+    for (let index = start; index < end; index++) {
+      const slot = this.slots.at(index) as Slot;
+      const { event, id } = slot;
+      work.left -= LOOK;
+      if (event && matcher.matches(event.topic, work) && this.isFor(slot, event, user)) events.push(event);
+      if (events.length >= limit || work.left <= 0) return { events, through: id };
+    }
+    return { events };
+  }
+
+  /** Whether an event is for a user: looked up, as its users may be very many. */
+  private isFor(slot: Slot, { topic, users }: Event, user: string): boolean {
+    return !users || this.topics.get(topic)?.users.get(user)?.has(slot) === true;
   }
 
   /** Puts an event into the runs where its readers look for it. */

@@ -104,8 +104,8 @@ export class LocalEngine implements Engine {
   }
 
   trim(now: number): void {
-    this.window.trim(now);
     this.journal?.trim(now);
+    this.trimWindow(now);
   }
 
   async ask(from: string, question: Question): Promise<Answer[]> {
@@ -145,6 +145,11 @@ export class LocalEngine implements Engine {
       this.appending.delete(once.key);
       release?.();
     }
+  }
+
+  /** Leaves the event loop to others in between: very much may be too old at once. */
+  private trimWindow(now: number): void {
+    if (this.window.trim(now)) setImmediate(() => this.trimWindow(now));
   }
 
   private appendOne(draft: EventDraft): EventId {

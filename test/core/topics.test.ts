@@ -1,6 +1,9 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { matchesTopic, SegmentTrie, subscriptionFault, topicFault } from "../../src/core/topics.js";
+import { matcherOf } from "../../src/core/matcher.js";
+import { PatternSet } from "../../src/core/patterns.js";
+import { matchesTopic, subscriptionFault, topicFault } from "../../src/core/topics.js";
+import { SegmentTrie } from "../../src/core/trie.js";
 
 const segment = fc.constantFrom("a", "b", "", "aa", "ä");
 const topic = fc.array(segment, { minLength: 1, maxLength: 4 }).map((segments) => segments.join("."));
@@ -36,12 +39,31 @@ test("the trie finds the patterns that match a topic, and the topics that a patt
       for (const name of names) {
         expect(byPattern.matching(name).sort()).toEqual(patterns.filter((p) => naive(p, name)).sort());
       }
-      for (const pattern of patterns) {
-        expect(byName.matchedBy(pattern).sort()).toEqual(names.filter((n) => naive(pattern, n)).sort());
-      }
+      const matched = names.filter((name) => patterns.some((pattern) => naive(pattern, name)));
+      expect(byName.matchedBy(new PatternSet(patterns), { left: 1000 })?.sort()).toEqual(matched.sort());
     }),
     { numRuns: 500 },
   );
+});
+
+test("many subscriptions at once match what one of them matches", () => {
+  fc.assert(
+    fc.property(fc.uniqueArray(subscription, { maxLength: 100, size: "max" }), topic, (subscriptions, name) => {
+      expect(matcherOf(subscriptions).matches(name)).toBe(subscriptions.some((one) => naive(one, name)));
+    }),
+    { numRuns: 500 },
+  );
+});
+
+test("looking for topics ends when it has cost as much as it may", () => {
+  const trie = new SegmentTrie<string>();
+  for (let index = 0; index < 100; index++) trie.set(`w.${index}`, "");
+  const work = { left: 50 };
+  expect(trie.matchedBy(new PatternSet(["w.*.x", "w.*.y"]), work)).toBeUndefined();
+  expect(work.left).toBeGreaterThanOrEqual(-1);
+  // One that spells out what it wants does not look at the others.
+  expect(trie.matchedBy(new PatternSet(["*.7"]), { left: 50 })).toEqual([""]);
+  expect(trie.matchedBy(new PatternSet(["w.>"]), { left: 50 })).toBeUndefined();
 });
 
 test("what is taken out of the trie is not found any more, and the rest is", () => {
@@ -50,8 +72,10 @@ test("what is taken out of the trie is not found any more, and the rest is", () 
       const trie = new SegmentTrie<string>();
       for (const name of names) trie.set(name, name);
       for (const name of names) if (isOut(name)) trie.delete(name);
-      expect(trie.matchedBy(">").sort()).toEqual(names.filter((name) => !isOut(name)).sort());
-      for (const name of names) expect(trie.get(name)).toBe(isOut(name) ? undefined : name);
+      expect(trie.matchedBy(new PatternSet([">"]), { left: 1000 })?.sort()).toEqual(
+        names.filter((name) => !isOut(name)).sort(),
+      );
+      for (const name of names) expect(trie.matching(name)).toEqual(isOut(name) ? [] : [name]);
     }),
   );
 });
@@ -62,7 +86,7 @@ test("wildcards do not reach into reserved topics", () => {
   expect(matchesTopic("$broadcast", "$broadcast")).toBe(true);
   const trie = new SegmentTrie<string>();
   trie.set("$broadcast", "x");
-  expect(trie.matchedBy(">")).toEqual([]);
+  expect(trie.matchedBy(new PatternSet([">"]), { left: 10 })).toEqual([]);
 });
 
 test("a pattern that tries hard is matched in no time", () => {

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type Event, isFor, replacementKey } from "../../src/core/event.js";
-import { compareIds } from "../../src/core/id.js";
+import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
-import { Window } from "../../src/core/window.js";
+import { type StoreReading, Window } from "../../src/core/window.js";
 
 const BOUNDLESS = { age: Infinity, count: Infinity, bytes: Infinity };
 
@@ -28,11 +28,19 @@ function numbered(drafts: readonly Omit<Event, "id">[]): Event[] {
   return drafts.map((event, index) => ({ ...event, id: { ms: index + 1, seq: 0 } }));
 }
 
-test("reading gives what filtering the whole log would give", () => {
+// From those that are used up at once to those that never are: by topic and event by event, in one read and in many.
+const bounds = fc.record({
+  topics: fc.constantFrom(0, 1, 3, 10, 1000),
+  slots: fc.constantFrom(1, 2, 10, 1000),
+  scan: fc.constantFrom(1, 50, 200, 100_000),
+});
+const count = fc.integer({ min: 1, max: 50 });
+
+test("reading gives what filtering the whole log would give, however little one read may cost", () => {
   fc.assert(
-    fc.property(fc.array(draft, { maxLength: 40 }), query, fc.integer({ min: 1, max: 50 }), (drafts, asked, count) => {
+    fc.property(fc.array(draft, { maxLength: 40 }), query, count, bounds, (drafts, asked, count, cost) => {
       const events = numbered(drafts);
-      const window = new Window({ ...BOUNDLESS, count });
+      const window = new Window({ ...BOUNDLESS, count }, undefined, cost);
       const left: Event[] = [];
       for (const event of events) {
         const key = replacementKey(event);
@@ -47,13 +55,20 @@ test("reading gives what filtering the whole log would give", () => {
       const expected = left
         .filter(({ id }) => compareIds(id, after) > 0 && (!until || compareIds(id, until) <= 0))
         .filter((event) => isFor(event, asked.user) && asked.topics.some((name) => matchesTopic(name, event.topic)));
-      const read = window.read({ ...asked, after, until });
-      // About so many as asked for: not fewer, unless there are no more.
-      expect(read).toEqual(expected.slice(0, read.length));
-      expect(read.length).toBeGreaterThanOrEqual(Math.min(asked.limit, expected.length));
+      const read: Event[] = [];
+      for (let from: EventId | undefined = after; from;) {
+        const reading: StoreReading = window.read({ ...asked, after: from, until });
+        read.push(...reading.events);
+        const { through } = reading;
+        // Each read gets on, and what it has read comes before the place that it got to.
+        if (through) expect(compareIds(through, from)).toBeGreaterThan(0);
+        expect(reading.events.every(({ id }) => !through || compareIds(id, through) <= 0)).toBe(true);
+        from = through;
+      }
+      expect(read).toEqual(expected);
       expect(window.count).toBe(left.length);
     }),
-    { numRuns: 1000 },
+    { numRuns: 3000 },
   );
 });
 
@@ -68,6 +83,15 @@ test("what is trimmed moves the floor, and takes its memory along", () => {
   expect(window.bytes).toBeLessThan(before / 2);
   window.trim(2000);
   expect([window.count, window.bytes]).toEqual([0, 0]);
+});
+
+test("very much that is too old at once is dropped in several turns", () => {
+  const window = new Window({ ...BOUNDLESS, age: 1000 });
+  for (let seq = 0; seq < 12_000; seq++) window.append({ id: { ms: 1, seq }, topic: "a", message: "1" });
+  const left: number[] = [];
+  while (window.trim(2000)) left.push(window.count);
+  expect(left).toEqual([7000, 2000]);
+  expect(window.count).toBe(0);
 });
 
 test("the bytes setting bounds what is kept", () => {

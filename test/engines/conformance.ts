@@ -58,7 +58,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         await engine.join({
           ...listener("here").follower,
           follow: () => {
-            found.push(engine.window.read({ after: engine.floor, ...ALL }).length);
+            found.push(engine.window.read({ after: engine.floor, ...ALL }).events.length);
             return [];
           },
         });

@@ -117,11 +117,17 @@ export class Block {
     };
   }
 
+  /** Bytes of an event but for its message: what it takes to read its head. */
+  headSizeAt(index: number): number {
+    const [start, end] = this.place(index);
+    return Math.min(end, this.bytes.indexOf(LINE_FEED, start)) - start;
+  }
+
   /** All of an event but its message, which is not even looked at; and whom it matched. */
   headAt(index: number): EventHead & { audience: Audience } {
-    const [start, end] = this.place(index);
+    const [start] = this.place(index);
     const [topic, users, ttl, key, , audience] = JSON.parse(
-      this.bytes.toString("utf8", start, Math.min(end, this.bytes.indexOf(LINE_FEED, start))),
+      this.bytes.toString("utf8", start, start + this.headSizeAt(index)),
     ) as Head;
     return {
       id: this.idAt(index),

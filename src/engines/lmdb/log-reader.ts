@@ -2,23 +2,27 @@ import { createHash } from "node:crypto";
 import type { StoreReading } from "../../core/engine.js";
 import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
-import { matcherOf } from "../../core/topics.js";
+import { matcherOf } from "../../core/matcher.js";
 import type { Query } from "../../core/window.js";
 import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
-import { firstPlaces, prefixesFor } from "./postings.js";
+import { firstPlaces, type Place, prefixesFor } from "./postings.js";
 import type { Tables } from "./tables.js";
+import { Turn } from "./turn.js";
 
 /** Characters of messages after which a read ends: more would hardly fit what may wait for a connection. */
 const MAX_READ = 1024 * 1024;
 
-/** Events that are looked at in one turn when everything has to be read: some milliseconds. */
-const SCAN = 1000;
+/** What it takes to get a block, and to look at an event besides the bytes of its head, in units of about 10 ns. */
+const BLOCK_WORK = 1000;
+const EVENT_WORK = 200;
 
 /** Reads the log as it is on disk. */
 export class LogReader {
   /** No event on disk comes after this id: moves with the commits, before anyone may ask for what they brought. */
   last: EventId;
+  /** Subscriptions that match more topics than are worth following, up to which id that is known. */
+  private readonly wide = new WeakMap<readonly string[], EventId>();
 
   constructor(
     private readonly tables: Tables,
@@ -29,36 +33,25 @@ export class LogReader {
     this.last = block ? block.idAt(block.count - 1) : floor();
   }
 
-  /** The first events that the query asks for. */
+  /** The first events that the query asks for, as many as can be had without holding the event loop. */
   async read(query: Query): Promise<StoreReading> {
+    const { topics } = query;
     const after = laterOf(query.after, this.floor());
-    if (compareIds(this.last, after) <= 0) return { events: [] };
-    const prefixes = prefixesFor(this.tables.postings, query.topics, query.user);
-    if (!prefixes) return this.scan({ ...query, after });
-    // As in the window: many short reads for many topics were dear.
-    const limit = Math.max(query.limit, Math.floor(prefixes.length / 8));
-    const first = this.blockAt(after);
-    const from = first ? first.idAt(0) : after;
-    const had = first ? first.after(after) : 0;
-    const places = firstPlaces(this.tables.postings, prefixes, from, limit, ({ block, index }) => {
-      return index < had && compareIds(block, from) === 0;
-    });
-    const events: Event[] = [];
-    let size = 0;
-    let block: Block | undefined;
-    let blockId: EventId | undefined;
-    for (const place of places) {
-      if (!blockId || compareIds(place.block, blockId) !== 0) block = this.passingBlock((blockId = place.block));
-      // Not there: trimmed meanwhile, and said as a gap.
-      if (!block) continue;
-      if (query.until && compareIds(block.idAt(place.index), query.until) > 0) break;
-      const event = block.eventAt(place.index);
-      if (!isFor(event, query.user)) continue;
-      events.push(event);
-      size += event.message.length;
-      if (size >= MAX_READ) return { events, through: event.id };
-    }
-    return { events };
+    const { last } = this;
+    if (compareIds(last, after) <= 0) return { events: [] };
+    // What comes meanwhile is for the next read.
+    const until = query.until && compareIds(query.until, last) < 0 ? query.until : last;
+    const asked = { ...query, after, until };
+    const wide = this.wide.get(topics);
+    if (wide && compareIds(until, wide) <= 0) return this.scan(asked);
+    const turn = new Turn();
+    const prefixes = await prefixesFor(this.tables.postings, topics, query.user, turn);
+    const events = prefixes && (await this.follow(asked, prefixes, turn));
+    // What was to come may have been trimmed meanwhile: then the reader has to be told, and not to be overtaken again.
+    const isTrimmed = compareIds(after, this.floor()) < 0;
+    if (!events || isTrimmed) this.wide.set(topics, last);
+    if (isTrimmed) return { events: [], through: after };
+    return events ?? this.scan(asked);
   }
 
   /** An event that is kept; undefined when it is not. */
@@ -87,40 +80,75 @@ export class LogReader {
     return bytes && new Block(bytes);
   }
 
-  /** Looks at everything after the cursor: for patterns that match so many topics that it is the shorter way. */
-  private async scan({ after, until, topics, user, limit }: Query): Promise<StoreReading> {
+  /** Reads what postings lead to, in as many turns as that takes. */
+  private async follow(
+    { after, until, user, limit: asked }: Query & { readonly until: EventId },
+    prefixes: readonly Buffer[],
+    turn: Turn,
+  ): Promise<StoreReading> {
+    // So much is to be read for it, or many short reads for many topics were dear.
+    const limit = Math.max(asked, prefixes.length);
+    const first = this.blockAt(after);
+    const from = first ? first.idAt(0) : after;
+    const had = first ? first.after(after) : 0;
+    const isAhead = ({ block, index }: Place): boolean => index < had && compareIds(block, from) === 0;
+    const places = await firstPlaces(this.tables.postings, prefixes, { from, until }, limit, isAhead, turn);
     const events: Event[] = [];
-    const matches = matcherOf(topics);
-    let position = after;
-    for (;;) {
-      const before = position;
-      for (const block of this.blocksAfter(position)) {
-        for (let index = block.after(position); index < block.count; index++) {
-          position = block.idAt(index);
-          if (until && compareIds(position, until) > 0) return { events };
-          const head = block.headAt(index);
-          if (!isFor(head, user) || this.isReplaced(head)) continue;
-          if (matches(head.topic)) events.push(block.eventAt(index));
-          if (events.length >= limit) return { events, through: position };
-        }
+    let size = 0;
+    let block: Block | undefined;
+    let blockId: EventId | undefined;
+    let through = after;
+    for (const place of places) {
+      if (turn.isOver) {
+        await turn.next();
+        blockId = undefined;
       }
-      if (compareIds(position, before) === 0) return { events };
-      await new Promise(setImmediate);
-      // What comes next may have been trimmed meanwhile: then the reader has to be told.
-      if (compareIds(position, this.floor()) < 0) return { events, through: position };
+      if (!blockId || compareIds(place.block, blockId) !== 0) {
+        block = this.passingBlock((blockId = place.block));
+        turn.left -= BLOCK_WORK;
+      }
+      // Not there: trimmed meanwhile, and said as a gap.
+      if (!block) continue;
+      const id = block.idAt(place.index);
+      if (compareIds(id, until) > 0) return { events };
+      through = id;
+      turn.left -= EVENT_WORK + block.headSizeAt(place.index);
+      const event = block.eventAt(place.index);
+      if (isFor(event, user)) events.push(event);
+      size += event.message.length;
+      if (size >= MAX_READ) return { events, through };
     }
+    return places.length < limit ? { events } : { events, through };
   }
 
-  /** The next blocks with something after an id. */
-  private *blocksAfter(id: EventId): Generator<Block> {
-    let events = 0;
-    const start = this.blockAt(id)?.idAt(0) ?? id;
+  /**
+   * Looks at what comes after the cursor, event by event, for one turn: for patterns that match so many topics that it
+   * is the shorter way.
+   */
+  private scan({ after, until, topics, user, limit }: Query & { readonly until: EventId }): StoreReading {
+    const events: Event[] = [];
+    const matcher = matcherOf(topics);
+    const turn = new Turn();
+    let size = 0;
+    const start = this.blockAt(after)?.idAt(0) ?? after;
     for (const { value } of this.tables.log.getRange({ start: idKey(start) })) {
       const block = new Block(value);
-      yield block;
-      events += block.count;
-      if (events >= SCAN && compareIds(block.idAt(block.count - 1), id) > 0) return;
+      turn.left -= BLOCK_WORK;
+      for (let index = block.after(after); index < block.count; index++) {
+        const id = block.idAt(index);
+        if (compareIds(id, until) > 0) return { events };
+        const head = block.headAt(index);
+        turn.left -= EVENT_WORK + block.headSizeAt(index);
+        if (matcher.matches(head.topic, turn) && isFor(head, user) && !this.isReplaced(head)) {
+          const event = block.eventAt(index);
+          events.push(event);
+          turn.left -= EVENT_WORK + block.headSizeAt(index);
+          size += event.message.length;
+        }
+        if (events.length >= limit || size >= MAX_READ || turn.isOver) return { events, through: id };
+      }
     }
+    return { events };
   }
 
   /** Whether a later event has taken its place. */

@@ -1,9 +1,11 @@
 import { type EventHead, userKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
-import { isPattern, matchesTopic } from "../../core/topics.js";
+import { matcherOf } from "../../core/matcher.js";
+import { frontOf, isPattern } from "../../core/topics.js";
 import { type Block, MAX_EVENTS } from "./block.js";
 import { addressee, endOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
 import type { Table } from "./tables.js";
+import type { Turn } from "./turn.js";
 
 /**
  * Where the events for an addressee and a topic are: which blocks, and at which places in them. The key is
@@ -102,71 +104,126 @@ export function keysOfBlock(block: Block): Buffer[] {
 /** How many topics a reader's patterns may lead to before it is dearer to follow them than to read everything. */
 const MAX_TOPICS = 1024;
 
+/** What it takes to find the next key, and to read one, in units of about 10 ns. */
+const SEEK_WORK = 1000;
+const KEY_WORK = 200;
+
 /**
  * The fronts of the keys that hold what a reader subscribes to, of events for everyone and for its user.
  * @returns undefined when its patterns match more topics than are worth following
  */
-export function prefixesFor(table: Table, topics: readonly string[], user: string): Buffer[] | undefined {
-  const prefixes = new Map<string, Buffer>();
-  const seeks = { left: MAX_TOPICS };
+export async function prefixesFor(
+  table: Table,
+  topics: readonly string[],
+  user: string,
+  turn: Turn,
+): Promise<Buffer[] | undefined> {
+  const matcher = matcherOf(topics);
+  const fronts = frontsOf(topics.filter(isPattern));
+  const prefixes: Buffer[] = [];
+  let seeks = MAX_TOPICS;
   for (const to of [addressee(undefined), addressee(user)]) {
-    for (const subscription of topics) {
-      const found = isPattern(subscription) ? topicsLike(table, to, subscription, seeks) : [subscription];
-      if (!found) return undefined;
-      for (const topic of found) {
-        const prefix = postingPrefix(to, topic);
-        prefixes.set(prefix.toString("latin1"), prefix);
-      }
+    turn.left -= SEEK_WORK;
+    if (!hasAny(table, to)) continue;
+    for (const topic of matcher.exact) prefixes.push(postingPrefix(to, topic));
+    const walk = new TopicWalk(table, to, fronts);
+    for (let topic = walk.next(); topic !== undefined; topic = walk.next()) {
+      if (--seeks <= 0) return undefined;
+      turn.left -= SEEK_WORK;
+      if (turn.isOver) await turn.next();
+      if (topic && !matcher.exact.has(topic) && matcher.matches(topic, turn)) prefixes.push(postingPrefix(to, topic));
     }
   }
-  return [...prefixes.values()];
+  return prefixes;
 }
 
-/** The topics with postings for an addressee that the pattern matches: a seek for each that begins like it. */
-function topicsLike(table: Table, to: Buffer, pattern: string, seeks: { left: number }): string[] | undefined {
-  const segments = pattern.split(".");
-  const fixed = segments.slice(
-    0,
-    segments.findIndex((segment) => segment === "*" || segment === ">"),
-  );
-  const front = Buffer.concat([to, Buffer.from(fixed.map((segment) => `${segment}.`).join(""))]);
-  // A topic has no byte 0xff, as UTF-8 has none.
-  const end = Buffer.concat([front, Buffer.of(0xff)]);
-  const found: string[] = [];
-  let start: Buffer = front;
-  for (; seeks.left > 0; seeks.left--) {
-    const [key] = table.getKeys({ start, end, limit: 1 });
-    if (!key) return found;
-    const topic = key.toString("utf8", to.length, key.length - ID_BYTES - 1);
-    if (matchesTopic(pattern, topic)) found.push(topic);
-    start = endOf(postingPrefix(to, topic));
+/** Whether there are events for an addressee at all: most users have none of their own. */
+function hasAny(table: Table, to: Buffer): boolean {
+  return [...table.getKeys({ start: to, end: endOfAll(to), limit: 1 })].length > 0;
+}
+
+/** Just above all keys with this front: no topic has a byte 0xff, as UTF-8 has none. */
+function endOfAll(front: Buffer): Buffer {
+  return Buffer.concat([front, Buffer.of(0xff)]);
+}
+
+/** What topics begin with that one of the patterns matches; sorted, and none of them within another. */
+function frontsOf(patterns: readonly string[]): Buffer[] {
+  const all = new Set(patterns.map(frontOf));
+  const sorted = [...all].map((front) => Buffer.from(front)).sort((a, b) => a.compare(b));
+  const fronts: Buffer[] = [];
+  for (const front of sorted) {
+    const last = fronts.at(-1);
+    if (!last || !startsWith(front, last)) fronts.push(front);
   }
-  return undefined;
+  return fronts;
+}
+
+function startsWith(bytes: Buffer, front: Buffer): boolean {
+  return bytes.subarray(0, front.length).equals(front);
+}
+
+/** Steps through the topics of an addressee that begin with one of several fronts: a seek for each step. */
+class TopicWalk {
+  private start: Buffer | undefined;
+  private index = 0;
+
+  constructor(
+    private readonly table: Table,
+    private readonly to: Buffer,
+    private readonly fronts: readonly Buffer[],
+  ) {
+    this.start = this.startOf(0);
+  }
+
+  /** The next topic; empty when this step only led to the next front; undefined at the end. */
+  next(): string | undefined {
+    const { table, to, fronts, start } = this;
+    if (!start) return undefined;
+    const [key] = table.getKeys({ start, end: endOfAll(to), limit: 1 });
+    if (!key) return undefined;
+    const name = key.subarray(to.length, key.length - ID_BYTES - 1);
+    let front = fronts[this.index];
+    while (front && front.compare(name) < 0 && !startsWith(name, front)) front = fronts[++this.index];
+    if (!front) return undefined;
+    const isWithin = startsWith(name, front);
+    this.start = isWithin ? endOf(key.subarray(0, key.length - ID_BYTES)) : this.startOf(this.index);
+    return isWithin ? name.toString() : "";
+  }
+
+  private startOf(index: number): Buffer | undefined {
+    const front = this.fronts[index];
+    return front && Buffer.concat([this.to, front]);
+  }
 }
 
 /**
- * The first places, up to `limit`, under any of the prefixes, in the order of the log; from block `from` on.
+ * The first places, up to `limit`, under any of the prefixes, in the order of the log; of the blocks within a stretch.
  * @param isAhead whether the reader has had the place already
  */
-export function firstPlaces(
+export async function firstPlaces(
   table: Table,
   prefixes: readonly Buffer[],
-  from: EventId,
+  { from, until }: { readonly from: EventId; readonly until: EventId },
   limit: number,
   isAhead: (place: Place) => boolean,
-): Place[] {
+  turn: Turn,
+): Promise<Place[]> {
   let places: Place[] = [];
-  let farthest: EventId | undefined;
+  let farthest = until;
   const prune = (): void => {
     places = distinct(places.sort(comparePlaces)).slice(0, limit);
-    farthest = places.length === limit ? places.at(-1)?.block : undefined;
+    farthest = (places.length === limit ? places.at(-1)?.block : undefined) ?? until;
   };
   for (const prefix of prefixes) {
+    if (turn.isOver) await turn.next();
+    turn.left -= SEEK_WORK;
     const start = Buffer.concat([prefix, idKey(from)]);
     let taken = 0;
     for (const { key, value } of table.getRange({ start, end: endOf(prefix) })) {
+      turn.left -= KEY_WORK;
       const block = readId(key, prefix.length);
-      if (farthest && compareIds(block, farthest) > 0) break;
+      if (compareIds(block, farthest) > 0) break;
       for (const index of decodePlaces(value)) {
         const place = { block, index };
         if (isAhead(place)) continue;

@@ -1,0 +1,19 @@
+import type { Work } from "../../core/patterns.js";
+
+/** Work in one turn of the event loop: a few milliseconds. */
+const TURN = 300_000;
+
+/** Reading that takes its turns: what it does is counted, and the event loop is left to others when a turn is over. */
+export class Turn implements Work {
+  left = TURN;
+
+  get isOver(): boolean {
+    return this.left <= 0;
+  }
+
+  /** To be awaited when this turn is over. What was read may have changed by then. */
+  async next(): Promise<void> {
+    await new Promise(setImmediate);
+    this.left = TURN;
+  }
+}
