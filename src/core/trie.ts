@@ -133,11 +133,12 @@ function commonLength(a: readonly string[], b: readonly string[]): number {
 
 /** How a part of a pattern matches the segments of a topic from a depth on. */
 function fitOf(path: readonly string[], segments: readonly string[], depth: number): Fit {
-  for (const [index, want] of path.entries()) {
+  for (let index = 0; index < path.length; index++) {
     const segment = segments[depth + index];
     if (segment === undefined) return "none";
-    if (isRest(path, index)) return "open";
-    if (want !== WILDCARD && want !== segment) return "none";
+    const want = path[index];
+    if (want === segment || want === WILDCARD) continue;
+    return isRest(path, index) ? "open" : "none";
   }
   return "some";
 }

@@ -104,8 +104,8 @@ export class LocalEngine implements Engine {
   }
 
   trim(now: number): void {
-    this.journal?.trim(now);
     this.trimWindow(now);
+    this.journal?.trim(now);
   }
 
   async ask(from: string, question: Question): Promise<Answer[]> {

@@ -66,6 +66,25 @@ test("many topic changes while a client is away lose nothing that it is owed", a
   await relay.stop();
 });
 
+test("a client that goes back while its topics are being changed stays where it went", async () => {
+  const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
+  const { id } = await relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
+  const [first] = await relay.publisher.publish([{ topic: "a", message: "1" }]);
+  const had = await open(relay, id);
+  had.connection.ack(idOf(first?.id));
+  await relay.connections.closed(had.connection);
+  await relay.clients.change(id, { set: ["a", "b"] });
+  await relay.publisher.publish([{ topic: "other", message: "2" }]);
+  const changed = relay.clients.change(id, { set: ["a", "c"] });
+  const back = await open(relay, id, { since: "start" });
+  await relay.connections.closed(back.connection);
+  await changed;
+  const { sink } = await open(relay, id);
+  await turns();
+  expect(sink.events.map(({ message }) => message)).toEqual([1]);
+  await relay.stop();
+});
+
 test("more changes than can wait, each with something owed, are said as a gap", async () => {
   const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
   const { id } = await relay.clients.register({ userId: 1, topics: ["t"], ttl: 300 });
