@@ -37,7 +37,8 @@ const lists = {
 
 const engines = {
   memory: () => new MemoryEngine(ROOMY),
-  lmdb: (directory: string) => openLmdbEngine({ directory, retention: ROOMY, window: { count: 1000, bytes: 2 ** 26 } }),
+  lmdb: (directory: string) =>
+    openLmdbEngine({ directory, retention: ROOMY, window: { count: 50_000, bytes: 2 ** 26 } }),
 };
 
 for (const [name, make] of Object.entries(engines)) {

@@ -17,6 +17,17 @@ const MAX_READ = 1024 * 1024;
 const BLOCK_WORK = 1000;
 const EVENT_WORK = 200;
 
+/** What a read may cost. */
+export interface ReadBounds {
+  /** Topics that patterns may lead to before it is dearer to follow them than to read everything. */
+  readonly topics: number;
+  /** Work in one turn of the event loop. */
+  readonly turn: number;
+}
+
+/** A turn comes to a few milliseconds. */
+const READ_BOUNDS: ReadBounds = { topics: 1024, turn: 300_000 };
+
 /** Reads the log as it is on disk. */
 export class LogReader {
   /** No event on disk comes after this id: moves with the commits, before anyone may ask for what they brought. */
@@ -28,6 +39,7 @@ export class LogReader {
     private readonly tables: Tables,
     private readonly floor: () => EventId,
     head: EventId,
+    private readonly bounds: ReadBounds = READ_BOUNDS,
   ) {
     const block = this.blockAt(head);
     this.last = block ? block.idAt(block.count - 1) : floor();
@@ -44,8 +56,8 @@ export class LogReader {
     const asked = { ...query, after, until };
     const wide = this.wide.get(topics);
     if (wide && compareIds(until, wide) <= 0) return this.scan(asked);
-    const turn = new Turn();
-    const prefixes = await prefixesFor(this.tables.postings, topics, query.user, turn);
+    const turn = new Turn(this.bounds.turn);
+    const prefixes = await prefixesFor(this.tables.postings, topics, query.user, this.bounds.topics, turn);
     const events = prefixes && (await this.follow(asked, prefixes, turn));
     // What was to come may have been trimmed meanwhile: then the reader has to be told, and not to be overtaken again.
     const isTrimmed = compareIds(after, this.floor()) < 0;
@@ -128,7 +140,7 @@ export class LogReader {
   private scan({ after, until, topics, user, limit }: Query & { readonly until: EventId }): StoreReading {
     const events: Event[] = [];
     const matcher = matcherOf(topics);
-    const turn = new Turn();
+    const turn = new Turn(this.bounds.turn);
     let size = 0;
     const start = this.blockAt(after)?.idAt(0) ?? after;
     for (const { value } of this.tables.log.getRange({ start: idKey(start) })) {

@@ -101,27 +101,26 @@ export function keysOfBlock(block: Block): Buffer[] {
   return [...postings.entries()].map(([key]) => key);
 }
 
-/** How many topics a reader's patterns may lead to before it is dearer to follow them than to read everything. */
-const MAX_TOPICS = 1024;
-
 /** What it takes to find the next key, and to read one, in units of about 10 ns. */
 const SEEK_WORK = 1000;
 const KEY_WORK = 200;
 
 /**
  * The fronts of the keys that hold what a reader subscribes to, of events for everyone and for its user.
- * @returns undefined when its patterns match more topics than are worth following
+ * @param most topics that are looked at for its patterns
+ * @returns undefined when these are not enough
  */
 export async function prefixesFor(
   table: Table,
   topics: readonly string[],
   user: string,
+  most: number,
   turn: Turn,
 ): Promise<Buffer[] | undefined> {
   const matcher = matcherOf(topics);
   const fronts = frontsOf(topics.filter(isPattern));
   const prefixes: Buffer[] = [];
-  let seeks = MAX_TOPICS;
+  let seeks = most;
   for (const to of [addressee(undefined), addressee(user)]) {
     turn.left -= SEEK_WORK;
     if (!hasAny(table, to)) continue;

@@ -1,11 +1,13 @@
 import type { Work } from "../../core/patterns.js";
 
-/** Work in one turn of the event loop: a few milliseconds. */
-const TURN = 300_000;
-
 /** Reading that takes its turns: what it does is counted, and the event loop is left to others when a turn is over. */
 export class Turn implements Work {
-  left = TURN;
+  left: number;
+
+  /** @param size how much work there is in a turn */
+  constructor(private readonly size: number) {
+    this.left = size;
+  }
 
   get isOver(): boolean {
     return this.left <= 0;
@@ -14,6 +16,6 @@ export class Turn implements Work {
   /** To be awaited when this turn is over. What was read may have changed by then. */
   async next(): Promise<void> {
     await new Promise(setImmediate);
-    this.left = TURN;
+    this.left = this.size;
   }
 }
