@@ -1,7 +1,6 @@
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
 import { Server as TlsServer } from "node:tls";
-import closeWithGrace from "close-with-grace";
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -18,6 +17,7 @@ import { addRelay, loadKeys } from "./plugin.js";
 import { notFoundHandler } from "./routes/access.js";
 import { problem, sendProblem } from "./routes/problems.js";
 import { endRefusedUpgrade } from "./routes/upgrades.js";
+import { closeOnSignals } from "./shutdown.js";
 import type { Startup } from "./startup.js";
 import { CertificateFiles } from "./tls.js";
 import { isLoopback } from "./trust/hosts.js";
@@ -26,9 +26,6 @@ import { STRONG_SECRET } from "./trust/tokens.js";
 
 /** Milliseconds for a request that is under way when the server closes. */
 const UNDER_WAY = 5000;
-
-/** Milliseconds in which a process that was told to stop has to be gone. */
-const GRACE = 10_000;
 
 /**
  * Connections that may wait to be taken: as many as the system allows. When thousands come back at once, those that are
@@ -194,14 +191,7 @@ export async function serve(settings: Settings): Promise<void> {
   const { app, startup } = await createServer(settings, { keys });
   const reloads = settings.apiKeysFile !== undefined || settings.tlsCert !== undefined;
   if (reloads) process.on(RELOAD, () => void reload(app, settings, keys));
-  const signals = closeWithGrace(
-    { delay: GRACE, logger: app.log, skip: reloads ? [RELOAD] : [] },
-    async ({ signal, err }) => {
-      if (err) app.log.error({ err }, "ending after an error");
-      else app.log.info({ signal }, "ending");
-      await app.close();
-    },
-  );
+  const ignoreSignals = closeOnSignals(app, reloads ? RELOAD : undefined);
   try {
     await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
     warnOfWeakness(app, settings, keys);
@@ -209,7 +199,7 @@ export async function serve(settings: Settings): Promise<void> {
   } catch (error) {
     // It was told to end, and does.
     if (startup.isStopped) return;
-    signals.uninstall();
+    ignoreSignals();
     await app.close();
     throw error;
   }

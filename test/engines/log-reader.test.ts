@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
 import type { StoreReading } from "../../src/core/engine.js";
+import { UNOBSERVED } from "../../src/core/loading.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
 import type { Query } from "../../src/core/window.js";
@@ -51,7 +52,7 @@ async function keep(batches: readonly (readonly EventDraft[])[]): Promise<Kept> 
   }
   const { origin, head } = engine;
   await engine.close();
-  const root = openDirectory(directory);
+  const root = await openDirectory(directory, UNOBSERVED);
   const tables = openTables(root);
   return {
     events,

@@ -5,7 +5,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { temporaryDirectory } from "../support/directory.js";
 import { openSocket } from "../support/socket.js";
 import { systemProgram } from "../support/system.js";
-import { RelayProcess } from "../support/process.js";
+import { builtRelay, RelayProcess } from "../support/process.js";
 
 const LISTEN = ["--listen", "127.0.0.1:0"];
 
@@ -151,6 +151,7 @@ test.skipIf(prlimit === undefined)(
       "sh",
       "-c",
       `trap "" XFSZ; ulimit -S -f 2048; exec "$0" "$@"`,
+      ...builtRelay,
     ]);
     const address = await relay.address();
     const message = "x".repeat(20_000);

@@ -41,7 +41,7 @@ beforeAll(async () => {
   relay = new RelayProcess(
     [...flags, ...bounds],
     { RELAY_API_KEYS: `a:${KEY}`, RELAY_JWT_SECRET: JWT_SECRET, NODE_OPTIONS: `--max-old-space-size=${HEAP}` },
-    [],
+    undefined,
     (end) => (ended = end),
   );
   address = await relay.address();

@@ -14,7 +14,10 @@ export interface Ended {
   stderr: string;
 }
 
-/** The command as it is built, in a process and an empty folder of its own. */
+/** The command as it is built. */
+export const builtRelay: readonly string[] = [process.execPath, cli];
+
+/** A relay in a process and an empty folder of its own. */
 export class RelayProcess {
   readonly child: ChildProcess;
   stdout = "";
@@ -23,19 +26,20 @@ export class RelayProcess {
   readonly cwd = mkdtempSync(join(tmpdir(), "topic-relay-"));
 
   /**
-   * @param through a command that runs the one that comes after it
+   * @param command what starts the relay; what it starts besides is ended with it
    * @param whenDone how to see to it that it ends; the default is with the test
    */
   constructor(
     args: string[],
     env: Record<string, string> = {},
-    through: string[] = [],
+    command: readonly string[] = builtRelay,
     whenDone: (end: () => Promise<void>) => void = onTestFinished,
   ) {
     const { cwd } = this;
     const inherited = { PATH: process.env["PATH"] ?? "" };
-    const [command, ...rest] = [...through, process.execPath, cli, ...args] as [string, ...string[]];
-    this.child = spawn(command, rest, { cwd, env: { ...inherited, ...env } });
+    const [program, ...rest] = [...command, ...args] as [string, ...string[]];
+    const detached = command !== builtRelay;
+    this.child = spawn(program, rest, { cwd, env: { ...inherited, ...env }, detached });
     this.child.stdout?.on("data", (chunk: Buffer) => (this.stdout += chunk.toString()));
     this.child.stderr?.on("data", (chunk: Buffer) => (this.stderr += chunk.toString()));
     this.ended = once(this.child, "close").then(([code, signal]) => ({
@@ -45,10 +49,20 @@ export class RelayProcess {
       stderr: this.stderr,
     }));
     whenDone(async () => {
-      this.child.kill("SIGKILL");
+      if (detached) this.signalGroup("SIGKILL");
+      else this.child.kill("SIGKILL");
       await this.ended;
       rmSync(cwd, { recursive: true, force: true });
     });
+  }
+
+  /** Signals the command and all that it has started, as a terminal does. */
+  signalGroup(signal: NodeJS.Signals): void {
+    try {
+      process.kill(-(this.child.pid as number), signal);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
   }
 
   /** The address of the start line. */
