@@ -58,11 +58,7 @@ export class RelayProcess {
 
   /** Signals the command and all that it has started, as a terminal does. */
   signalGroup(signal: NodeJS.Signals): void {
-    try {
-      process.kill(-(this.child.pid as number), signal);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
-    }
+    signalGroup(this.child, signal);
   }
 
   /** The address of the start line. */
@@ -73,5 +69,14 @@ export class RelayProcess {
       if (this.child.exitCode !== null || this.child.signalCode !== null) throw new Error(this.stderr);
       if (this.child.stdout) await Promise.race([once(this.child.stdout, "data"), this.ended]);
     }
+  }
+}
+
+/** Signals a detached process and all that it has started, if any of them is left. */
+export function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }
