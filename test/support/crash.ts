@@ -88,6 +88,13 @@ export async function crash({ directory, crashes, clients }: CrashOptions): Prom
   };
 }
 
+/** What a relay answers before it has loaded: to come back. */
+class NotReady extends Error {}
+
+function isLoading(status: number | undefined, text: string): boolean {
+  return status === 503 && text.includes("the relay is not ready: loading");
+}
+
 function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds).unref());
 }
@@ -136,6 +143,7 @@ class Server {
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
     const text = await response.text();
+    if (isLoading(response.status, text)) throw new NotReady(text);
     if (response.status !== 200) throw new Error(`${response.status} ${text}`);
     return (typeof body === "string" ? text : JSON.parse(text)) as T;
   }
@@ -181,8 +189,8 @@ class Publisher {
       try {
         return await request();
       } catch (error) {
-        // A refused or broken connection; anything that was answered is a fault.
-        if (!(error instanceof TypeError)) throw error;
+        // A refused or broken connection, or a relay that loads; anything else that was answered is a fault.
+        if (!(error instanceof TypeError || error instanceof NotReady)) throw error;
         await pause(20);
       }
     }
@@ -258,9 +266,13 @@ class Reader {
     socket.on("ping", (payload) => {
       if (payload.length > 0) this.answered.push({ number: this.inThis, at: performance.now() });
     });
-    socket.on("unexpected-response", (_request, { statusCode }) => {
-      this.faults.push(`${this.kind} was answered ${statusCode}`);
-      socket.terminate();
+    socket.on("unexpected-response", (_request, response) => {
+      let text = "";
+      response.on("data", (chunk: Buffer) => (text += chunk.toString()));
+      response.on("close", () => {
+        this.noteAnswer(response.statusCode, text);
+        socket.terminate();
+      });
     });
     socket.on("error", () => undefined);
     await new Promise((resolve) => socket.once("close", resolve));
@@ -273,8 +285,8 @@ class Reader {
       const since = this.kind === "ndjson" && this.lastEventId !== "" ? `&since=${this.lastEventId}` : "";
       const url = `http://${this.server.address}/stream/${this.id}?format=json${since}`;
       const request = http.get(url, { headers: { accept, ...resume } }, (response) => {
-        if (response.statusCode !== 200) this.faults.push(`${this.kind} was answered ${response.statusCode}`);
         let rest = "";
+        response.on("close", () => this.noteAnswer(response.statusCode, rest));
         response.setEncoding("utf8");
         response.on("data", (chunk: string) => {
           const lines = (rest + chunk).split("\n");
@@ -286,6 +298,11 @@ class Reader {
       request.on("error", () => resolve());
       this.close = () => request.destroy();
     });
+  }
+
+  /** @param text the answer, or the last line of it */
+  private noteAnswer(status: number | undefined, text: string): void {
+    if (status !== 200 && !isLoading(status, text)) this.faults.push(`${this.kind} was answered ${status} ${text}`);
   }
 
   private takeLine(line: string): void {
