@@ -45,7 +45,7 @@ const LOOK = 4;
 const TRIM = 5000;
 
 /** Those that one new event drops: more than one, so that the age is caught up with. */
-const TRIM_ON_APPEND = 2;
+const TRIM_ON_APPEND = 4;
 
 export interface Retention {
   /** Milliseconds. */
