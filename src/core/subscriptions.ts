@@ -1,3 +1,4 @@
+import { MultiMap } from "./multimap.js";
 import type { Reader } from "./reader.js";
 import { isPattern } from "./topics.js";
 import { SegmentTrie } from "./trie.js";
@@ -21,22 +22,30 @@ const NOBODY: Audience = { readers: [], connected: [] };
 /** Counts changes: what was made after a change knows of it. */
 let clock = 0;
 
-/** A topic or pattern that somebody subscribes to. Topics that nothing else matches share its lists. */
+/** A topic or pattern that somebody subscribes to and that was published to. Topics that nothing else matches share its lists. */
 class Subscription implements Audience {
   readonly id = ++clock;
-  readonly subscribers = new Set<Reader>();
   /** When a reader came or went last, and when one connected or disconnected. */
   changed = 0;
   touched = 0;
   private all: readonly Reader[] | undefined;
   private open: readonly Reader[] | undefined;
 
+  constructor(
+    readonly name: string,
+    private readonly subscribers: MultiMap<string, Reader>,
+  ) {}
+
   get readers(): readonly Reader[] {
-    return (this.all ??= [...this.subscribers]);
+    return (this.all ??= [...this.subscribers.get(this.name)]);
   }
 
   get connected(): readonly Reader[] {
     return (this.open ??= connectedOf(this.readers));
+  }
+
+  has(reader: Reader): boolean {
+    return this.subscribers.has(this.name, reader);
   }
 
   /** To be called when a reader came or went. */
@@ -94,8 +103,11 @@ class Union implements Audience {
  */
 export class SubscriptionIndex {
   /** By topic and by pattern. */
+  private readonly subscribers = new MultiMap<string, Reader>();
+  /** The patterns among them. */
+  private readonly patterns = new SegmentTrie<string>();
+  /** Those that were published to. */
   private readonly subscriptions = new Map<string, Subscription>();
-  private readonly patterns = new SegmentTrie<Subscription>();
   /** By topic. */
   private audiences = new Map<string, Audience>();
   /** By the ids of their members. */
@@ -105,21 +117,20 @@ export class SubscriptionIndex {
 
   add(reader: Reader, subscriptions: Iterable<string>): void {
     for (const name of subscriptions) {
-      const subscription = this.subscriptions.get(name) ?? this.create(name);
-      subscription.subscribers.add(reader);
-      subscription.change();
+      if (!this.subscribers.add(name, reader)) this.subscriptions.get(name)?.change();
+      else if (isPattern(name)) this.addPattern(name);
+      else this.audiences.delete(name);
     }
   }
 
   remove(reader: Reader, subscriptions: Iterable<string>): void {
     for (const name of subscriptions) {
-      const subscription = this.subscriptions.get(name);
-      if (!subscription?.subscribers.delete(reader)) continue;
-      subscription.change();
-      if (subscription.subscribers.size > 0) continue;
+      if (!this.subscribers.delete(name, reader)) continue;
+      this.subscriptions.get(name)?.change();
+      if (this.subscribers.count(name) > 0) continue;
       this.subscriptions.delete(name);
-      if (isPattern(name)) this.patterns.delete(name);
-      this.outdate(name);
+      if (isPattern(name)) this.removePattern(name);
+      else this.audiences.delete(name);
     }
   }
 
@@ -131,9 +142,9 @@ export class SubscriptionIndex {
   audience(topic: string): Audience {
     const known = this.audiences.get(topic);
     if (known) return known;
-    const exact = this.subscriptions.get(topic);
-    const patterns = this.patterns.matching(topic);
-    const audience = this.together(exact ? [exact, ...patterns] : patterns);
+    const names = this.patterns.matching(topic);
+    if (this.subscribers.count(topic) > 0) names.unshift(topic);
+    const audience = this.together(names.map((name) => this.subscription(name)));
     if (this.audiences.size >= MAX_TOPICS) this.audiences = new Map();
     this.audiences.set(topic, audience);
     return audience;
@@ -154,18 +165,27 @@ export class SubscriptionIndex {
     return union;
   }
 
-  private create(name: string): Subscription {
-    const subscription = new Subscription();
+  private subscription(name: string): Subscription {
+    const known = this.subscriptions.get(name);
+    if (known) return known;
+    const subscription = new Subscription(name, this.subscribers);
     this.subscriptions.set(name, subscription);
-    if (isPattern(name)) this.patterns.set(name, subscription);
-    this.outdate(name);
     return subscription;
   }
 
-  /** To be called when there is a topic or pattern that was not there, or one less: others match now. */
-  private outdate(name: string): void {
-    if (!isPattern(name)) this.audiences.delete(name);
-    else if (this.audiences.size > 0) this.audiences = new Map();
+  private addPattern(name: string): void {
+    this.patterns.set(name, name);
+    this.forgetTopics();
+  }
+
+  private removePattern(name: string): void {
+    this.patterns.delete(name);
+    this.forgetTopics();
+  }
+
+  /** Other patterns match them now. */
+  private forgetTopics(): void {
+    if (this.audiences.size > 0) this.audiences = new Map();
   }
 
   private forget(): void {
@@ -178,11 +198,11 @@ export class SubscriptionIndex {
 /** Each reader once. */
 function unionOf(members: readonly Subscription[]): readonly Reader[] {
   // The largest as it is: often the others are few.
-  const [largest, ...others] = members.toSorted((a, b) => b.subscribers.size - a.subscribers.size);
+  const [largest, ...others] = members.toSorted((a, b) => b.readers.length - a.readers.length);
   if (!largest) return [];
   const more = new Set<Reader>();
-  for (const { subscribers } of others) {
-    for (const reader of subscribers) if (!largest.subscribers.has(reader)) more.add(reader);
+  for (const { readers } of others) {
+    for (const reader of readers) if (!largest.has(reader)) more.add(reader);
   }
   return more.size === 0 ? largest.readers : [...largest.readers, ...more];
 }
