@@ -1,6 +1,6 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
-import { counted, type Loading } from "../../core/loading.js";
-import { inTurns, Turns } from "../../core/turns.js";
+import type { Loading } from "../../core/loading.js";
+import { Turns } from "../../core/turns.js";
 
 // LMDB trusts its file: where that is not what it should be, the process ends without a word. So the file is looked
 // through before it is opened: each page of the trees, whether it is the page that it should be and holds together.
@@ -67,8 +67,7 @@ export async function findDamage(file: string, loading: Loading): Promise<string
     // Not the last page that LMDB has ever given out: those that were not needed after all are not written.
     const pages = Math.floor(fstatSync(descriptor).size / pageSize);
     const roots = [DESCRIPTION.free, DESCRIPTION.main].map((at) => bytes.subarray(at, at + TREE.end));
-    const walk = new Walk(descriptor, pageSize, pages - 1).trees(roots);
-    await inTurns(counted(walk, "checking pages", pages, loading), () => undefined, new Turns(loading.signal));
+    await new Walk(descriptor, pageSize, pages - 1).run(roots, loading);
     return undefined;
   } catch (error) {
     if (error instanceof WrongPage) return error.message;
@@ -117,31 +116,45 @@ function describe(descriptor: number, at: number): Description | undefined {
   };
 }
 
+/** Pages that are put in order at a time: a disk reads them several times as fast as in the order of the trees. */
+const BATCH = 65_536;
+
+/** Bytes that are read at once, and those between two pages that are rather read too than left out. */
+const READ = 512 * 1024;
+const GAP = 64 * 1024;
+
+/** A page to be looked at, and how far above its tree's leaves it is (0: a value that has pages of its own), as one number. */
+const DEPTHS = 2 * MAX_DEPTH;
+
 /** Goes through trees, page by page. */
 class Walk {
-  private readonly page: Buffer;
-  private readonly overflowHeader = Buffer.alloc(HEADER);
-  /** Pages that are still to be looked at, and how far above its tree's leaves each one is. */
-  private readonly left: { readonly number: number; readonly depth: number }[] = [];
+  private readonly bytes = Buffer.alloc(READ);
+  private left: number[] = [];
+  private looked = 0;
 
   constructor(
     private readonly descriptor: number,
     private readonly pageSize: number,
     private readonly lastPage: number,
-  ) {
-    this.page = Buffer.alloc(pageSize);
+  ) {}
+
+  /** @throws {WrongPage} */
+  async run(roots: readonly Buffer[], loading: Loading): Promise<void> {
+    const turns = new Turns(loading.signal);
+    for (const root of roots) this.addTree(root);
+    while (this.left.length > 0) {
+      const batch = Float64Array.from(this.left.splice(-BATCH)).sort();
+      for (let start = 0; start < batch.length; ) {
+        loading.progress({ step: "checking pages", done: this.looked, of: this.lastPage });
+        start = this.lookFrom(batch, start);
+        if (turns.over) await turns.rest();
+      }
+    }
   }
 
-  /** Yields the number of each page that was found to be right. @throws {WrongPage} */
-  *trees(roots: readonly Buffer[]): Generator<number> {
-    for (const root of roots) this.addTree(root);
-    let count = 0;
-    for (let next = this.left.pop(); next; next = this.left.pop()) {
-      // More than there are: some lead back to others.
-      if (count++ > this.lastPage) throw new WrongPage(next.number);
-      this.look(next.number, next.depth);
-      yield next.number;
-    }
+  private add(number: number, depth: number): void {
+    if (number > this.lastPage) throw new WrongPage(number);
+    this.left.push(number * DEPTHS + depth);
   }
 
   private addTree(bytes: Buffer): void {
@@ -149,46 +162,60 @@ class Walk {
     if (number === NO_PAGE) return;
     const depth = bytes.readUInt16LE(TREE.depth);
     if (depth < 1 || depth > MAX_DEPTH) throw new WrongPage(number);
-    this.left.push({ number, depth });
+    this.add(number, depth);
   }
 
-  private look(number: number, depth: number): void {
-    const { page, pageSize } = this;
-    this.read(number, depth > 1 ? BRANCH : LEAF, page);
+  /** Looks at pages that are near each other. @returns which one comes next */
+  private lookFrom(batch: Float64Array, start: number): number {
+    const { pageSize } = this;
+    const first = numberOf(batch, start);
+    let end = start + 1;
+    for (let last = first; end < batch.length; end++) {
+      const number = numberOf(batch, end);
+      if ((number - last) * pageSize > GAP || (number + 1 - first) * pageSize > READ) break;
+      last = number;
+    }
+    const length = (numberOf(batch, end - 1) + 1 - first) * pageSize;
+    const isThere = readSync(this.descriptor, this.bytes, 0, length, first * pageSize) === length;
+    for (let index = start; index < end; index++) {
+      const number = numberOf(batch, index);
+      // More than there are: some lead back to others.
+      if (!isThere || this.looked++ > this.lastPage) throw new WrongPage(number);
+      const at = (number - first) * pageSize;
+      this.look(this.bytes.subarray(at, at + pageSize), number, (batch[index] as number) % DEPTHS);
+    }
+    return end;
+  }
+
+  private look(page: Buffer, number: number, depth: number): void {
+    const kind = depth > 1 ? BRANCH : depth === 1 ? LEAF : OVERFLOW;
+    if (readNumber(page, 0) !== number || (page.readUInt16LE(FLAGS_AT) & KIND) !== kind) throw new WrongPage(number);
     const [lower, upper] = [page.readUInt16LE(LOWER_AT), page.readUInt16LE(UPPER_AT)];
-    if (lower > upper || upper > pageSize - HEADER || lower % 2 !== 0) throw new WrongPage(number);
-    // From the end on, as what is added last is looked at first: so the file is read forwards.
-    for (let at = HEADER + lower - 2; at >= HEADER; at -= 2) {
+    if (kind === OVERFLOW) {
+      if (number + page.readUInt32LE(LOWER_AT) - 1 > this.lastPage) throw new WrongPage(number);
+      return;
+    }
+    if (lower > upper || upper > this.pageSize - HEADER || lower % 2 !== 0) throw new WrongPage(number);
+    for (let at = HEADER; at < HEADER + lower; at += 2) {
       const node = page.readUInt16LE(at) + HEADER;
-      if (node < upper + HEADER || node + NODE.end > pageSize) throw new WrongPage(number);
-      if (depth > 1) this.left.push({ number: childOf(page, node), depth: depth - 1 });
-      else this.lookAtLeaf(number, node);
+      if (node < upper + HEADER || node + NODE.end > this.pageSize) throw new WrongPage(number);
+      if (depth > 1) this.add(childOf(page, node), depth - 1);
+      else this.lookAtLeaf(page, number, node);
     }
   }
 
-  private lookAtLeaf(number: number, node: number): void {
-    const { page } = this;
+  private lookAtLeaf(page: Buffer, number: number, node: number): void {
     const flags = page.readUInt16LE(node + NODE.flags);
     const data = node + NODE.end + page.readUInt16LE(node + NODE.keySize);
     const size = flags & BIG ? 8 : page.readUInt32LE(node);
     if (data + size > this.pageSize) throw new WrongPage(number);
-    if (flags & BIG) this.lookAtOverflow(readNumber(page, data));
+    if (flags & BIG) this.add(readNumber(page, data), 0);
     else if (flags & SUBTREE && size >= TREE.end) this.addTree(page.subarray(data, data + TREE.end));
   }
+}
 
-  /** A value that has pages of its own. */
-  private lookAtOverflow(number: number): void {
-    this.read(number, OVERFLOW, this.overflowHeader);
-    if (number + this.overflowHeader.readUInt32LE(LOWER_AT) - 1 > this.lastPage) throw new WrongPage(number);
-  }
-
-  private read(number: number, kind: number, into: Buffer): void {
-    const isThere =
-      number <= this.lastPage &&
-      readSync(this.descriptor, into, 0, into.length, number * this.pageSize) === into.length;
-    const isRight = isThere && readNumber(into, 0) === number && (into.readUInt16LE(FLAGS_AT) & KIND) === kind;
-    if (!isRight) throw new WrongPage(number);
-  }
+function numberOf(batch: Float64Array, index: number): number {
+  return Math.floor((batch[index] as number) / DEPTHS);
 }
 
 /** A page's number, in 8 bytes; `NO_PAGE` when it is none. Numbers beyond every file's end need not be exact. */

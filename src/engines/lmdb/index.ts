@@ -1,18 +1,15 @@
 import type { RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
-import { type EventId, laterOf, ZERO } from "../../core/id.js";
-import { counted, type Loading, UNOBSERVED } from "../../core/loading.js";
-import { inTurns, Turns } from "../../core/turns.js";
+import { type EventId, laterOf } from "../../core/id.js";
+import { type Loading, UNOBSERVED } from "../../core/loading.js";
 import { type Retention, Window } from "../../core/window.js";
-import { ClientTable } from "../client-table.js";
-import type { KnownKey } from "../journal.js";
 import { LocalEngine } from "../local.js";
-import { clientOf } from "./bytes.js";
 import { explained, finishDirectory, isFull, openDirectory } from "./directory.js";
 import type { Report } from "./commits.js";
 import { LmdbJournal } from "./journal.js";
-import { decode, decodeClient, encode, type LogState } from "./records.js";
-import { Changes, countOf, META, openTables, rowsOf, type Tables } from "./tables.js";
+import { decode, encode, type LogState } from "./records.js";
+import { restoreClients, restoreKeys } from "./restore.js";
+import { Changes, META, openTables, type Tables } from "./tables.js";
 import { Tombstones } from "./tombstones.js";
 
 /** The window's share of the log: what is read again soon, and what is not on disk yet. */
@@ -57,12 +54,8 @@ async function load(
   { directory, retention, report = () => undefined, window: limits = WINDOW }: LmdbOptions,
   loading: Loading,
 ): Promise<LocalEngine> {
-  const clients = new ClientTable();
-  const newest = await restoreClients(tables, clients, loading);
-  const keys: KnownKey[] = [];
-  const turns = new Turns(loading.signal);
-  const rows = counted(rowsOf(tables.keys), "reading idempotency keys", countOf(tables.keys), loading);
-  await inTurns(rows, ({ value }) => void keys.push(decode(value) as KnownKey), turns);
+  const { clients, newest } = await restoreClients(root, loading);
+  const keys = await restoreKeys(tables, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, newest);
   finishDirectory(directory);
@@ -98,19 +91,4 @@ async function begin(
     throw new RelayError("unavailable", `the data directory ${directory} can not be written`, { cause });
   }
   return state;
-}
-
-/** @returns the highest id that any client knows */
-async function restoreClients({ clients, cursors }: Tables, into: ClientTable, loading: Loading): Promise<EventId> {
-  let newest = ZERO;
-  const rows = counted(rowsOf(clients), "reading clients", countOf(clients), loading);
-  const restore = ({ key, value }: { key: Buffer; value: Buffer }): void => {
-    const progress = cursors.get(key);
-    if (!progress) return;
-    const record = decodeClient(clientOf(key), value, progress);
-    newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
-    into.add(record);
-  };
-  await inTurns(rows, restore, new Turns(loading.signal));
-  return newest;
 }

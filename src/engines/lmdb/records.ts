@@ -1,8 +1,8 @@
-import { type ClientId, type ClientRecord, NOBODY } from "../../core/client.js";
+import { type ClientId, type ClientRecord, NOBODY, type Progress } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import type { KnownKey } from "../journal.js";
-import { ID_BYTES, idPair, readId } from "./bytes.js";
+import { idPair } from "./bytes.js";
 
 // Values in JSON, as what they hold may grow with versions. An id is `{"ms", "seq"}`.
 
@@ -60,12 +60,10 @@ export function encodeProgress({ cursor, confirmed }: ClientRecord): Buffer {
   return idPair(cursor, confirmed);
 }
 
-/** @throws {SyntaxError | TypeError | RangeError} not what `encodeClient` and `encodeProgress` made */
-export function decodeClient(id: ClientId, client: Buffer, progress: Buffer): ClientRecord {
-  const row = JSON.parse(client.toString()) as Row | FirstRow;
+/** @throws {SyntaxError | TypeError} not what `encodeClient` made */
+export function decodeClient(id: ClientId, client: string, { cursor, confirmed }: Progress): ClientRecord {
+  const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
-  const cursor = readId(progress);
-  const confirmed = readId(progress, ID_BYTES);
   // Written in the order that all records have, and what is the same shared: there may be a million of them.
   return {
     id,

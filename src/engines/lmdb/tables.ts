@@ -1,4 +1,5 @@
-import type { Database, RootDatabase } from "lmdb";
+import type { Database, DatabaseOptions, Key, RootDatabase } from "lmdb";
+import type { ClientId } from "../../core/client.js";
 
 export type Table = Database<Buffer, Buffer>;
 
@@ -36,22 +37,50 @@ export function openTables(root: RootDatabase<Buffer, Buffer>): Tables {
   return Object.fromEntries(NAMES.map((name) => [name, open(name)])) as Tables;
 }
 
+/** Client ids as keys. LMDB asks for none where a range begins with the first one. */
+const clientIds = {
+  readKey: (bytes: Buffer, start: number, end: number): ClientId => bytes.toString("hex", start, end),
+  writeKey: (id: ClientId | undefined, bytes: Buffer, start: number): number => {
+    return start + (typeof id === "string" ? bytes.write(id, start, "hex") : 0);
+  },
+};
+
+/** A table of clients, to be read without a buffer for each key and value: there may be a million. */
+export function openClients<V>(
+  root: RootDatabase<Buffer, Buffer>,
+  name: "clients" | "cursors",
+  read: (bytes: Buffer, length: number) => V,
+): Database<V, ClientId> {
+  const decode = (bytes: Buffer, { end }: { end: number }): V => read(bytes, end);
+  return root.openDB<V, ClientId>(name, { encoder: { decode }, keyEncoder: clientIds } as DatabaseOptions);
+}
+
+/** Rows that are read at a time: few enough to leave the event loop to others afterwards. */
+const PIECE = 500;
+
 /**
- * All rows, in order. They are read in pieces of so many: a read transaction that stayed open while others have their turn would keep
- * LMDB from using freed pages again.
+ * All rows, in order, in pieces: a read transaction that stayed open while others have their turn would keep LMDB from
+ * using freed pages again.
  */
-export function* rowsOf(table: Table, atATime = 1000): Generator<{ key: Buffer; value: Buffer }> {
-  let last: Buffer | undefined;
-  for (;;) {
-    const rows = [...table.getRange({ start: last, exclusiveStart: true, limit: atATime })];
-    yield* rows;
+export function* piecesOf<V, K extends Key>(
+  table: Database<V, K>,
+  size = PIECE,
+): Generator<readonly { readonly key: K; readonly value: V }[]> {
+  for (let last: K | undefined; ;) {
+    const rows = [...table.getRange({ ...(last !== undefined && { start: last, exclusiveStart: true }), limit: size })];
+    if (rows.length > 0) yield rows;
+    if (rows.length < size) return;
     last = rows.at(-1)?.key;
-    if (rows.length < atATime) return;
   }
 }
 
+/** As `piecesOf`, row by row. */
+export function* rowsOf(table: Table, size: number): Generator<{ readonly key: Buffer; readonly value: Buffer }> {
+  for (const piece of piecesOf(table, size)) yield* piece;
+}
+
 /** How many rows a table has. */
-export function countOf(table: Table): number {
+export function countOf(table: Pick<Table, "getStats">): number {
   return (table.getStats() as Stats).entryCount;
 }
 

@@ -1,11 +1,11 @@
 import type { ClientId } from "../../core/client.js";
 import { Deque } from "../../core/deque.js";
 import { compareIds, type EventId } from "../../core/id.js";
-import { counted, type Loading } from "../../core/loading.js";
-import { inTurns, Turns } from "../../core/turns.js";
+import type { Loading } from "../../core/loading.js";
+import { Turns } from "../../core/turns.js";
 import { clientKey, clientOf } from "./bytes.js";
 import { decode, type Tombstone } from "./records.js";
-import { type Changes, countOf, rowsOf, type Table } from "./tables.js";
+import { type Changes, countOf, piecesOf, type Table } from "./tables.js";
 
 /** How many clients that are gone are remembered for receipts. */
 const MAX_TOMBSTONES = 100_000;
@@ -28,11 +28,12 @@ export class Tombstones {
 
   static async load(table: Table, loading: Loading): Promise<Tombstones> {
     const gone: Gone[] = [];
-    const rows = counted(rowsOf(table), "reading removed clients", countOf(table), loading);
-    const take = ({ key, value }: { key: Buffer; value: Buffer }): void => {
-      gone.push({ id: clientOf(key), at: (decode(value) as Tombstone).at });
-    };
-    await inTurns(rows, take, new Turns(loading.signal));
+    const turns = new Turns(loading.signal);
+    for (const piece of piecesOf(table)) {
+      loading.progress({ step: "reading removed clients", done: gone.length, of: countOf(table) });
+      for (const { key, value } of piece) gone.push({ id: clientOf(key), at: (decode(value) as Tombstone).at });
+      if (turns.over) await turns.rest();
+    }
     return new Tombstones(
       table,
       gone.sort((a, b) => compareIds(a.at, b.at)),

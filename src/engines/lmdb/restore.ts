@@ -1,0 +1,57 @@
+import type { RootDatabase } from "lmdb";
+import { type EventId, laterOf, ZERO } from "../../core/id.js";
+import type { Loading } from "../../core/loading.js";
+import { Turns } from "../../core/turns.js";
+import { ClientTable } from "../client-table.js";
+import type { KnownKey } from "../journal.js";
+import { ID_BYTES, readId } from "./bytes.js";
+import { decode, decodeClient } from "./records.js";
+import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
+
+export interface RestoredClients {
+  readonly clients: ClientTable;
+  /** The highest id that any of them knows. */
+  readonly newest: EventId;
+}
+
+/** Reads all clients into memory. */
+export async function restoreClients(root: RootDatabase<Buffer, Buffer>, loading: Loading): Promise<RestoredClients> {
+  const rows = openClients(root, "clients", (bytes, length) => bytes.toString("utf8", 0, length));
+  const cursors = openClients(root, "cursors", (bytes) => ({
+    cursor: readId(bytes),
+    confirmed: readId(bytes, ID_BYTES),
+  }));
+  const clients = new ClientTable();
+  const turns = new Turns(loading.signal);
+  let newest = ZERO;
+  const of = countOf(rows);
+  for (const piece of piecesOf(rows)) {
+    loading.progress({ step: "reading clients", done: clients.size, of });
+    // Both tables are in the order of the ids.
+    const [first] = piece;
+    const progress = cursors.getRange({ ...(first && { start: first.key }) })[Symbol.iterator]();
+    let next = progress.next();
+    for (const { key, value } of piece) {
+      while (!next.done && next.value.key < key) next = progress.next();
+      if (next.done || next.value.key !== key) continue;
+      const record = decodeClient(key, value, next.value.value);
+      newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
+      clients.add(record);
+    }
+    progress.return?.();
+    if (turns.over) await turns.rest();
+  }
+  return { clients, newest };
+}
+
+/** Reads the idempotency keys, oldest first. */
+export async function restoreKeys({ keys }: Tables, loading: Loading): Promise<KnownKey[]> {
+  const restored: KnownKey[] = [];
+  const turns = new Turns(loading.signal);
+  for (const piece of piecesOf(keys)) {
+    loading.progress({ step: "reading idempotency keys", done: restored.length, of: countOf(keys) });
+    for (const { value } of piece) restored.push(decode(value) as KnownKey);
+    if (turns.over) await turns.rest();
+  }
+  return restored;
+}
