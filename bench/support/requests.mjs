@@ -23,7 +23,7 @@ export class Requests {
     return Buffer.concat([Buffer.from(`${head}content-length: ${content.length}\r\n\r\n`), content]);
   }
 
-  /** Sends a request; resolves with the whole response when it has the status. */
+  /** Sends a request; resolves with the whole response when its status begins so. */
   send(bytes, status = "200") {
     this.expected = status;
     this.socket.write(bytes);
@@ -49,7 +49,7 @@ export class Requests {
     const body = this.buffer.slice(0, this.length);
     this.buffer = this.buffer.slice(this.length);
     this.length = undefined;
-    if (this.status === this.expected) this.resolve(body);
+    if (this.status.startsWith(this.expected)) this.resolve(body);
     else this.reject(new Error(body));
   }
 }

@@ -17,7 +17,7 @@ function publishing(body, options = NDJSON) {
 
 /** As many times as 8 MiB hold. */
 function eightMiB(text) {
-  return publishing(() => text.repeat(MIB8 / text.length), { status: "400" });
+  return publishing(() => text.repeat(MIB8 / text.length), { status: "4" });
 }
 
 const onOne = () => linesOf(COUNT, () => ({ topic: "one", message }));
@@ -93,7 +93,7 @@ export const groups = [
       }),
       "POST /publish: 8 MiB of [": eightMiB("[["),
       'POST /publish: 8 MiB of {"a":': eightMiB('{"a":'),
-      "POST /publish: 8 MiB in a string": publishing(() => `"${"x".repeat(MIB8 - 2)}"`, { status: "400" }),
+      "POST /publish: 8 MiB in a string": publishing(() => `"${"x".repeat(MIB8 - 2)}"`, { status: "4" }),
       "POST /publish: 8 MiB of numbers in a message": publishing(
         () => `{"topic":"one","message":[${"1,".repeat(MIB8 / 2 - 50)}1]}`,
         { status: "413" },

@@ -40,6 +40,11 @@ export class InvalidInput extends RelayError {
     const text = errors.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join("; ");
     super("bad_request", text, limit && { limit });
   }
+
+  /** The same with so many of the errors at most. */
+  shortened(most: number): InvalidInput {
+    return this.errors.length <= most ? this : new InvalidInput(this.errors.slice(0, most), this.limit);
+  }
 }
 
 /** An error that only HTTP has. */

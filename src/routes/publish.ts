@@ -12,7 +12,7 @@ import { type Context, noStore, shortId } from "./context.js";
 import { checkEncoding, decodeText, parseJson } from "./json.js";
 import { HttpError, InvalidInput, limitOf, problemOf } from "./problems.js";
 import { draftOf } from "./schemas.js";
-import { elementSources, memberSource } from "./source.js";
+import { elementSources, memberSource, skipSpace } from "./source.js";
 
 /** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
 export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
@@ -23,6 +23,9 @@ const MAX_BATCH = 10_000;
 /** Characters that JSON may need for one character, and those of an event besides its message: 10,000 users take most. */
 const MAX_ESCAPE = 6;
 const ITEM_ROOM = 2 * 1024 * 1024;
+
+/** Wrong fields that are told of each item among many. */
+const ITEM_ERRORS = 3;
 
 /** Users that the events of one request may name, taken together: each has its own place in the log. */
 const MAX_USERS_IN_ALL = 20_000;
@@ -102,7 +105,7 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
         if (error instanceof Malformed) throw error.reason;
         const limit = limitOf(error);
         if (limit) metrics.limited(limit);
-        outcomes.push(problemOf(error));
+        outcomes.push(problemOf(error instanceof InvalidInput ? error.shortened(ITEM_ERRORS) : error));
       }
     });
     checkUsers(drafts);
@@ -187,11 +190,11 @@ function* elementsOf(text: string, read: typeof plain, maxMessage: number): Gene
 }
 
 function* linesOf(text: string, maxMessage: number): Generator<() => EventDraft> {
-  for (let [start, end] = [0, 0]; start < text.length; start = end + 1) {
-    end = text.indexOf("\n", start);
-    if (end < 0) end = text.length;
-    const line = text.slice(start, end);
-    if (line.trim() !== "") yield () => plain(parseItem(line, maxMessage), line, maxMessage);
+  for (let start = skipSpace(text, 0); start < text.length;) {
+    const end = text.indexOf("\n", start);
+    const line = text.slice(start, end < 0 ? text.length : end);
+    yield () => plain(parseItem(line, maxMessage), line, maxMessage);
+    start = skipSpace(text, start + line.length);
   }
 }
 

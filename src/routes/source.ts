@@ -66,7 +66,8 @@ function* members(text: string, start: number): Generator<[number, number, numbe
   }
 }
 
-function skipSpace(text: string, start: number): number {
+/** Where the white space ends that begins at `start`. */
+export function skipSpace(text: string, start: number): number {
   let at = start;
   while (isSpace(text.charCodeAt(at))) at++;
   return at;

@@ -144,7 +144,7 @@ class Walk {
     for (const root of roots) this.addTree(root);
     while (this.left.length > 0) {
       const batch = Float64Array.from(this.left.splice(-BATCH)).sort();
-      for (let start = 0; start < batch.length; ) {
+      for (let start = 0; start < batch.length;) {
         loading.progress({ step: "checking pages", done: this.looked, of: this.lastPage });
         start = this.lookFrom(batch, start);
         if (turns.over) await turns.rest();
