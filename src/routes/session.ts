@@ -3,6 +3,7 @@ import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import { FAILED, REMOVED } from "../core/notice.js";
+import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import { CLOSE } from "../protocol.js";
 import { connectionOptions, type Context, shortId } from "./context.js";
@@ -86,6 +87,8 @@ export class SocketSession {
 
   private async work(): Promise<void> {
     this.busy = true;
+    // Many frames may have come at once.
+    const turns = new Turns();
     for (let frame = this.inbox.shift(); frame; frame = this.inbox.shift()) {
       if (this.socket.readyState !== this.socket.OPEN) return;
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
@@ -95,6 +98,7 @@ export class SocketSession {
       }
       // Answers go through the same outbox as events: no more of them than the client reads.
       await this.connection?.ready();
+      if (turns.over) await turns.rest();
     }
     this.busy = false;
     if (this.socket.isPaused) this.socket.resume();
