@@ -61,7 +61,8 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
   const given = typeof engine === "object" ? engine : undefined;
   const { loaded } = await addRelay(app, settings, await loadKeys(settings), given);
   // Most relays have loaded by then, and their hosts need not know of it.
-  await within(LOAD_WITHIN, loaded);
+  if (await within(LOAD_WITHIN, loaded)) return;
+  loaded.catch((error: unknown) => app.log.fatal({ err: error }, "the relay could not load"));
 }
 
 /** The keys that the settings speak of; undefined when the relay is to be open. @throws {SettingsError} */
