@@ -89,9 +89,10 @@ export class Flusher {
     this.next = undefined;
     this.empty = new Queue();
     const turns = new Turns();
-    for (const [index, outbox] of due.entries()) {
+    let count = 0;
+    for (const outbox of due) {
       outbox.flush();
-      if (index % WRITES === 0 && turns.over) await turns.rest();
+      if (++count % WRITES === 0 && turns.over) await turns.rest();
     }
   }
 }

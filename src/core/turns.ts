@@ -24,10 +24,42 @@ export class Turns {
   }
 }
 
-/** Does the work for each item, in order, and lets others run in between. @throws as `Turns.rest` */
-export async function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns = new Turns()): Promise<void> {
+/** Work in pieces: it yields after each of them. */
+export type Pieces<T = void> = Generator<void, T>;
+
+/**
+ * Does the pieces, in order, and lets others run in between.
+ * @returns what they come to; at once when one turn was enough, as it mostly is
+ * @throws as `Turns.rest`
+ */
+export function takeTurns<T>(pieces: Pieces<T>, turns = new Turns()): T | Promise<T> {
+  const last = takeTurn(pieces, turns);
+  return last.done ? last.value : takeMore(pieces, turns);
+}
+
+function takeTurn<T>(pieces: Pieces<T>, turns: Turns): IteratorResult<void, T> {
+  for (;;) {
+    const piece = pieces.next();
+    if (piece.done || turns.over) return piece;
+  }
+}
+
+async function takeMore<T>(pieces: Pieces<T>, turns: Turns): Promise<T> {
+  for (;;) {
+    await turns.rest();
+    const last = takeTurn(pieces, turns);
+    if (last.done) return last.value;
+  }
+}
+
+/** Does the work for each item, as `takeTurns`. */
+export function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns?: Turns): void | Promise<void> {
+  return takeTurns(piecesOf(items, work), turns);
+}
+
+function* piecesOf<T>(items: Iterable<T>, work: (item: T) => void): Pieces {
   for (const item of items) {
     work(item);
-    if (turns.over) await turns.rest();
+    yield;
   }
 }

@@ -79,7 +79,7 @@ export class LocalEngine implements Engine {
 
   async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
     // The first request with this key may still be under way.
-    for (let first = this.first(once); first; first = this.first(once)) await first;
+    for (let first = this.first(once); first; first = this.first(once)) await first.catch(() => undefined);
     const known = once && this.keys.get(once);
     if (known) {
       await this.journal?.savedKey(known.key);
@@ -87,7 +87,9 @@ export class LocalEngine implements Engine {
     }
     const isKept = once !== undefined || drafts.some(({ ttl }) => ttl !== 0);
     if (isKept) this.journal?.check();
-    const ids = once ? await this.appendOnce(drafts, once) : await this.appendAll(drafts);
+    const ids: EventId[] = [];
+    const appended = once ? this.appendOnce(drafts, once, ids) : this.appendAll(drafts, ids);
+    if (appended) await appended;
     if (isKept) await this.journal?.saved();
     return { ids };
   }
@@ -122,25 +124,20 @@ export class LocalEngine implements Engine {
   }
 
   /** In order; others may have their turn in between, and append too. */
-  private async appendAll(drafts: readonly EventDraft[]): Promise<EventId[]> {
-    const ids: EventId[] = [];
-    await inTurns(drafts, (draft) => void ids.push(this.appendOne(draft)));
-    return ids;
+  private appendAll(drafts: readonly EventDraft[], ids: EventId[]): void | Promise<void> {
+    return inTurns(drafts, (draft) => void ids.push(this.appendOne(draft)));
   }
 
   /** All of it gets safe together, with the key: or a crash would leave a part that is published again. */
-  private async appendOnce(drafts: readonly EventDraft[], once: Once): Promise<EventId[]> {
+  private async appendOnce(drafts: readonly EventDraft[], once: Once, ids: EventId[]): Promise<void> {
     const release = this.journal?.hold();
-    const appended = this.appendAll(drafts);
-    const settled = appended.then(
-      () => undefined,
-      () => undefined,
-    );
-    this.appending.set(once.key, settled);
     try {
-      const ids = await appended;
+      const appended = this.appendAll(drafts, ids);
+      if (appended) {
+        this.appending.set(once.key, appended);
+        await appended;
+      }
       this.keep({ ...once, ids, reply: undefined });
-      return ids;
     } finally {
       this.appending.delete(once.key);
       release?.();

@@ -89,8 +89,8 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
 
   async function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
     const { key, wait, signal } = options;
-    const once = key === undefined ? undefined : { key, fingerprint: await digest(drafts) };
-    return startup.relay.publisher.publish(drafts, { wait, once, signal });
+    if (key === undefined) return startup.relay.publisher.publish(drafts, { wait, signal });
+    return startup.relay.publisher.publish(drafts, { wait, once: { key, fingerprint: await digest(drafts) }, signal });
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */

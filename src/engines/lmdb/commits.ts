@@ -91,7 +91,8 @@ export class Commits {
     // What else comes in this turn goes along.
     await new Promise(setImmediate);
     while (this.waiting.length > 1 || !this.pending.isEmpty || this.steps.isDue()) {
-      const group = await this.next();
+      if (this.holds > 0 && this.waiting.length === 1) await this.release();
+      const group = this.next();
       this.underWay = group;
       try {
         await this.steps.commit(group);
@@ -107,13 +108,17 @@ export class Commits {
     this.running = undefined;
   }
 
-  /** Takes the first group, to write it; when it is the pending one, once nobody holds it. */
-  private async next(): Promise<Group> {
-    while (this.waiting.length === 1 && this.holds > 0) {
+  /** Resolves when nobody holds the pending group. */
+  private async release(): Promise<void> {
+    while (this.holds > 0) {
       await new Promise<void>((resolve) => {
         this.released = resolve;
       });
     }
+  }
+
+  /** Takes the first group, to write it. */
+  private next(): Group {
     if (this.waiting.length === 1) this.waiting.push(new Group());
     return this.waiting.shift() as Group;
   }

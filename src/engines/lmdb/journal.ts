@@ -3,7 +3,7 @@ import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { KeptClient, Matched, StoreReading } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
-import { Turns } from "../../core/turns.js";
+import { type Pieces, takeTurns } from "../../core/turns.js";
 import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt, KnownKey } from "../journal.js";
 import { Audiences } from "./audiences.js";
@@ -219,9 +219,8 @@ export class LmdbJournal implements Journal {
   private async commit(group: Group): Promise<void> {
     const changes = new Changes();
     this.trimmer.count += group.events.length;
-    const turns = new Turns();
-    const renewed = await this.writer.write(changes, group, turns);
-    await this.drop(changes, group.events.length, renewed, turns);
+    const prepared = takeTurns(this.prepare(changes, group));
+    if (prepared) await prepared;
     this.head = group.head ?? this.head;
     const { origin, head, trimmer } = this;
     changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
@@ -229,7 +228,13 @@ export class LmdbJournal implements Journal {
     this.trimDue ||= trimmer.count > this.retention.count;
   }
 
-  private async drop(changes: Changes, events: number, renewed: ReadonlySet<string>, turns: Turns): Promise<void> {
+  /** What a commit brings, and what goes from the old end of the log with it. */
+  private *prepare(changes: Changes, group: Group): Pieces {
+    const renewed = yield* this.writer.write(changes, group);
+    yield* this.drop(changes, group.events.length, renewed);
+  }
+
+  private *drop(changes: Changes, events: number, renewed: ReadonlySet<string>): Pieces {
     const now = Date.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
@@ -239,7 +244,7 @@ export class LmdbJournal implements Journal {
     this.trimmedAt = now;
     this.written = 0;
     const budget = TRIM_BUDGET + events * 2;
-    this.trimDue = await trimmer.trim(changes, now, budget, renewed, turns);
+    this.trimDue = yield* trimmer.trim(changes, now, budget, renewed);
     this.window.dropThrough(this.floor);
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);

@@ -1,6 +1,6 @@
 import { replacementKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
-import type { Turns } from "../../core/turns.js";
+import type { Pieces } from "../../core/turns.js";
 import type { Retention } from "../../core/window.js";
 import { Block } from "./block.js";
 import { endOf, idKey, readId } from "./bytes.js";
@@ -66,19 +66,13 @@ export class Trimmer {
    * @param renewed digests that `changes` has newer events for
    * @returns whether there is more to drop
    */
-  async trim(
-    changes: Changes,
-    now: number,
-    budget: number,
-    renewed: ReadonlySet<string>,
-    turns: Turns,
-  ): Promise<boolean> {
+  *trim(changes: Changes, now: number, budget: number, renewed: ReadonlySet<string>): Pieces<boolean> {
     this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
     for (const { key, value } of rowsOf(this.tables.log, BLOCKS)) {
       if (left <= 0) break;
-      if (turns.over) await turns.rest();
+      yield;
       try {
         const block = new Block(value);
         let index = block.after(this.floor);

@@ -1,14 +1,13 @@
-import type { ClientId, ClientRecord } from "../../core/client.js";
 import { type Event, replacementKey } from "../../core/event.js";
 import type { EventId } from "../../core/id.js";
-import { inTurns, type Turns } from "../../core/turns.js";
+import type { Pieces } from "../../core/turns.js";
 import type { Audiences } from "./audiences.js";
 import { encodeBlock, MAX_BYTES, MAX_EVENTS, MAX_ROWS, recordOf } from "./block.js";
 import { clientKey, idKey } from "./bytes.js";
-import type { Group, NewEvent } from "./group.js";
+import type { Group } from "./group.js";
 import { type LogReader, replaceableKey } from "./log-reader.js";
 import { BlockPostings, decodePlaces, encodePlaces, postingKeys } from "./postings.js";
-import { encode, encodeClient, encodeProgress, type Tombstone } from "./records.js";
+import { encode, encodeClient, encodeProgress } from "./records.js";
 import type { Changes, Tables } from "./tables.js";
 
 /** Turns what happened into rows. */
@@ -20,52 +19,55 @@ export class Writer {
   ) {}
 
   /** @returns digests of the replacement keys that have newer events now */
-  async write(changes: Changes, group: Group, turns: Turns): Promise<Set<string>> {
-    const renewed = await this.writeEvents(changes, group, turns);
-    const { clients, cursors, gone, keys, missed } = this.tables;
-    const putProgress = (record: ClientRecord): void => {
-      changes.put(cursors, clientKey(record.id), encodeProgress(record));
-    };
-    const putClient = (record: ClientRecord): void => {
-      changes.put(clients, clientKey(record.id), encodeClient(record));
-      putProgress(record);
-    };
-    const putTombstone = ([id, tombstone]: [ClientId, Tombstone]): void => {
-      changes.remove(clients, clientKey(id));
-      changes.remove(cursors, clientKey(id));
-      changes.put(gone, clientKey(id), encode(tombstone));
-    };
-    await inTurns(group.clients.values(), putClient, turns);
-    await inTurns(group.moved.values(), putProgress, turns);
-    await inTurns(group.gone, putTombstone, turns);
-    await inTurns(group.endedKeys, (key) => changes.remove(keys, keyOf(key)), turns);
-    await inTurns(group.keys.values(), (key) => changes.put(keys, keyOf(key), encode(key)), turns);
-    const putMissed = ({ event, client }: Group["missed"][number]): void => {
-      changes.put(missed, missKey(event, client), NOTHING);
-    };
-    await inTurns(group.missed, putMissed, turns);
+  *write(changes: Changes, group: Group): Pieces<Set<string>> {
+    const renewed = yield* this.writeEvents(changes, group);
+    const { tables } = this;
+    for (const record of group.clients.values()) {
+      changes.put(tables.clients, clientKey(record.id), encodeClient(record));
+      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+      yield;
+    }
+    for (const record of group.moved.values()) {
+      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+      yield;
+    }
+    for (const [id, tombstone] of group.gone) {
+      changes.remove(tables.clients, clientKey(id));
+      changes.remove(tables.cursors, clientKey(id));
+      changes.put(tables.gone, clientKey(id), encode(tombstone));
+      yield;
+    }
+    for (const key of group.endedKeys) changes.remove(tables.keys, keyOf(key));
+    for (const key of group.keys.values()) {
+      changes.put(tables.keys, keyOf(key), encode(key));
+      yield;
+    }
+    for (const { event, client } of group.missed) {
+      changes.put(tables.missed, missKey(event, client), NOTHING);
+      yield;
+    }
     return renewed;
   }
 
-  private async writeEvents(changes: Changes, { events, replaced }: Group, turns: Turns): Promise<Set<string>> {
+  private *writeEvents(changes: Changes, { events, replaced }: Group): Pieces<Set<string>> {
     const renewed = new Set<string>();
     let block = new BlockBuilder();
-    const putEvent = ({ event, matched }: NewEvent): void => {
+    for (const { event, matched } of events) {
       const record = recordOf(event, this.audiences.keep(changes, event.id, matched));
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
       block.add(event, record, !replaced.has(event));
+      yield;
       const replacement = replacementKey(event);
-      if (replacement === undefined) return;
+      if (replacement === undefined) continue;
       const digest = replaceableKey(replacement);
       changes.put(this.tables.replaceable, digest, idKey(event.id));
       renewed.add(digest.toString("latin1"));
-    };
-    await inTurns(events, putEvent, turns);
+    }
     this.finish(changes, block);
     if (replaced.size === 0) return renewed;
     const fresh = new Set(events.map(({ event }) => event));
     const older = [...replaced].filter((event) => !fresh.has(event));
-    await this.unlist(changes, older, turns);
+    yield* this.unlist(changes, older);
     return renewed;
   }
 
@@ -79,18 +81,18 @@ export class Writer {
   }
 
   /** Takes the postings from events that are kept already, so that no reader finds them. */
-  private async unlist(changes: Changes, events: readonly Event[], turns: Turns): Promise<void> {
+  private *unlist(changes: Changes, events: readonly Event[]): Pieces {
     const changed = new Map<string, { readonly key: Buffer; readonly places: readonly number[] }>();
-    const unlistOne = (event: Event): void => {
+    for (const event of events) {
       const found = this.reader.find(event.id);
-      if (!found) return;
+      if (!found) continue;
       for (const key of postingKeys(event, found.block.idAt(0))) {
         const name = key.toString("latin1");
         const places = changed.get(name)?.places ?? decodePlaces(this.tables.postings.get(key) ?? NOTHING);
         changed.set(name, { key, places: places.filter((place) => place !== found.index) });
       }
-    };
-    await inTurns(events, unlistOne, turns);
+      yield;
+    }
     for (const { key, places } of changed.values()) {
       if (places.length > 0) changes.put(this.tables.postings, key, encodePlaces(places));
       else changes.remove(this.tables.postings, key);
