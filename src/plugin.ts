@@ -92,8 +92,9 @@ export async function addRelay(
   const startup = new Startup({
     open: async (loading) => engine ?? openEngine(app, settings, loading),
     settings: { ...settings, limited: (limit) => metrics.limited(limit) },
-    prepare: async (relay) => {
-      if (keys) await relay.clients.retainKeys(keys.names);
+    prepare: (relay) => {
+      // From here on a client whose key is gone is refused; it is removed in its own time.
+      if (keys) void relay.clients.retainKeys(keys.names);
     },
   });
   await Promise.race([startup.loaded, new Promise(setImmediate)]);

@@ -8,7 +8,7 @@ export interface StartupSteps {
   readonly open: (loading: Loading) => Promise<Engine>;
   readonly settings: RelaySettings;
   /** The last thing before the relay can be used. */
-  readonly prepare: (relay: Relay) => Promise<void>;
+  readonly prepare: (relay: Relay) => void;
 }
 
 /** A relay on its way up and down: its routes are there from the first moment on, and it loads meanwhile. */
@@ -41,12 +41,12 @@ export class Startup {
     throw this.fault as RelayError;
   }
 
-  /** How far it is, as in `loading: reading clients, 312,320 of 1,000,000`. */
+  /** How far it is, as in `loading: reading clients, 31 %`: told to anybody, so without numbers of clients. */
   get state(): string {
     if (this.failed) return "loading: failed, and the relay's log says why";
     if (!this.progress) return "loading";
     const { step, done, of } = this.progress;
-    return `loading: ${step}, ${done.toLocaleString("en")} of ${of.toLocaleString("en")}`;
+    return `loading: ${step}, ${Math.floor((100 * done) / Math.max(1, of))} %`;
   }
 
   /** Whether it was told to end. */
@@ -72,7 +72,7 @@ export class Startup {
     this.engine = await open(loading);
     signal.throwIfAborted();
     const relay = await Relay.start(this.engine, settings, loading);
-    await prepare(relay);
+    prepare(relay);
     this.ready = relay;
   }
 }

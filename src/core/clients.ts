@@ -23,7 +23,7 @@ import { EXPIRED, REVOKED } from "./notice.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
-import { inTurns } from "./turns.js";
+import { allInTurns, inTurns } from "./turns.js";
 
 /** Seconds for a client whose life is its connection to get there. */
 const CONNECT_WITHIN = 60;
@@ -140,18 +140,16 @@ export class Clients {
   /** Removes the clients that were registered with keys of other names. */
   async retainKeys(names: ReadonlySet<string>): Promise<void> {
     this.keys = names;
-    const ended: Promise<void>[] = [];
-    await inTurns(this.registry.all(), ({ id, record }) => {
-      if (this.isRevoked(record)) ended.push(this.expire(id));
-    });
-    await Promise.all(ended);
+    const revoked: ClientId[] = [];
+    await inTurns(this.registry.all(), ({ id, record }) => void (this.isRevoked(record) && revoked.push(id)));
+    await allInTurns(revoked, (id) => this.expire(id));
   }
 
   /** Removes all of a user's clients. @returns how many */
   async removeUser(userId: UserId): Promise<number> {
-    const removed: Promise<boolean>[] = [];
-    await inTurns(await this.engine.clients.of(userKey(userId)), ({ id }) => void removed.push(this.remove(id)));
-    return (await Promise.all(removed)).filter(Boolean).length;
+    const records = await this.engine.clients.of(userKey(userId));
+    const removed = await allInTurns(records, ({ id }) => this.remove(id));
+    return removed.filter(Boolean).length;
   }
 
   /**

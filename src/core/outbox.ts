@@ -67,7 +67,7 @@ export class Flusher {
   private waiting: Outbox[] = [];
   /** Will write what waits. */
   private next: Promise<void> | undefined;
-  /** Writes what waited before; outboxes that it has not come to yet go along with all that they have by then. */
+  /** Writes what waited before. An outbox that this run has not reached yet is written with everything it has by then. */
   private current: Promise<void> | undefined;
 
   add(outbox: Outbox): void {
@@ -81,7 +81,8 @@ export class Flusher {
   }
 
   private async flush(before: Promise<void> | undefined): Promise<void> {
-    if (before) await before;
+    // Its failure is told to those who wait for it, and must not stop all others.
+    if (before) await before.catch(() => undefined);
     await new Promise(setImmediate);
     const due = this.waiting;
     this.waiting = [];

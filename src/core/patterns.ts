@@ -5,7 +5,10 @@ export interface Work {
   left: number;
 }
 
-/** What every depth has a row for: patterns with `*` there, with their last `>` there, and those that end before it. */
+/**
+ * The first rows of every depth: the patterns that have `*` there, those that have their last `>` there, and those that
+ * end just before it.
+ */
 const [ANY_ROW, REST_ROW, END_ROW, ROWS] = [0, 1, 2, 3];
 
 /** Rows of bits: which patterns can have a segment in one place. */
@@ -17,7 +20,10 @@ interface Depth {
   isOpen: boolean;
 }
 
-/** How far what was looked at matches: all that begins so matches, what begins so may match, or nothing does. */
+/**
+ * What the segments so far say of a topic: it matches however it goes on (`open`), it depends on the rest (`some`), or it
+ * can not match (`none`).
+ */
 export type Fit = "open" | "some" | "none";
 
 /**

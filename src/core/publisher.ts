@@ -115,7 +115,7 @@ export class Publisher {
         if (receipt && reader.connection && this.receipts.state(receipt, reader) === "sent") sent.set(reader, id);
       }
     });
-    const last = [...sent].filter(([reader, id]) => compareIds(id, reader.confirmed) > 0);
+    const last = [...sent].filter(([reader, id]) => !reader.gone && compareIds(id, reader.confirmed) > 0);
     if (last.length === 0 || this.stopped || signal?.aborted) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => end(), until - Date.now());

@@ -4,7 +4,7 @@ import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
-import { inTurns } from "./turns.js";
+import { inTurns, Turns } from "./turns.js";
 import { Wheel } from "./wheel.js";
 
 /** The readers of an event: all that it matches, and those of them that have a connection. */
@@ -31,12 +31,13 @@ export class Registry {
   private readonly subscriptions = new SubscriptionIndex();
   private readonly expiries: Wheel<ClientId>;
   private readonly sweeps: NodeJS.Timeout;
+  private readonly stopped = new AbortController();
   private open = 0;
 
   /** @param expired called with a client whose time is up */
   constructor(expired: (id: ClientId) => void) {
     this.expiries = new Wheel(EXPIRY_GRANULARITY, expired);
-    this.sweeps = setInterval(() => void this.sweep(), HORIZON.every).unref();
+    this.sweeps = setInterval(() => void this.sweep().catch(() => undefined), HORIZON.every).unref();
   }
 
   get size(): number {
@@ -125,14 +126,16 @@ export class Registry {
 
   stop(): void {
     clearInterval(this.sweeps);
+    this.stopped.abort();
     this.expiries.stop();
   }
 
   private async sweep(): Promise<void> {
-    await inTurns(this.readers.values(), ({ id, end }) => {
-      // One that has a place may be there for a reason of its own, as a change that is to be tried again.
+    const schedule = ({ id, end }: Reader): void => {
+      // A client that is on the wheel stays where it is: it may wait there for a change that is to be tried again.
       if (end !== undefined && !this.expiries.has(id)) this.schedule(id, end);
-    });
+    };
+    await inTurns(this.readers.values(), schedule, new Turns(this.stopped.signal));
   }
 
   private add(record: ClientRecord): void {

@@ -60,7 +60,12 @@ export class Relay {
       follow: (entry) => relay.follow(entry),
       answer: (question) => relay.answer(question),
     };
-    relay.leave = await engine.join(follower, loading);
+    try {
+      relay.leave = await engine.join(follower, loading);
+    } catch (error) {
+      await relay.stop();
+      throw error;
+    }
     return relay;
   }
 

@@ -57,6 +57,22 @@ export function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns?: 
   return takeTurns(piecesOf(items, work), turns);
 }
 
+/**
+ * Starts work for each item, as `inTurns`, and waits until all of it has ended.
+ * @throws the error of the first item whose work failed
+ */
+export async function allInTurns<T, R>(items: Iterable<T>, work: (item: T) => Promise<R>): Promise<R[]> {
+  const started: Promise<R>[] = [];
+  const start = (item: T): void => {
+    const promise = work(item);
+    // It may fail before the last one has started, when nobody waits for it yet.
+    promise.catch(() => undefined);
+    started.push(promise);
+  };
+  await inTurns(items, start);
+  return Promise.all(started);
+}
+
 function* piecesOf<T>(items: Iterable<T>, work: (item: T) => void): Pieces {
   for (const item of items) {
     work(item);

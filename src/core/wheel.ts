@@ -63,11 +63,14 @@ export class Wheel<T> {
     const now = this.slotAt(performance.now());
     const passed = this.passed(now);
     this.reached = Math.max(this.reached, now);
-    await inTurns(this.thingsIn(passed), (thing) => {
-      this.delete(thing);
-      this.due(thing);
-    });
-    this.advancing = false;
+    try {
+      await inTurns(this.thingsIn(passed), (thing) => {
+        this.delete(thing);
+        this.due(thing);
+      });
+    } finally {
+      this.advancing = false;
+    }
     if (this.slotOf.size === 0) this.stop();
   }
 

@@ -162,7 +162,7 @@ export class Window {
     const end = until ? this.slots.after(until) : this.slots.length;
     const runs = this.runsFor(query, Math.min(this.bounds.topics, end - start));
     if (!runs) return this.scan(query, start, end);
-    // Gathering the runs of a wide pattern has its price: so much is to be read for it, or many small reads were dear.
+    // Gathering the runs of a wide pattern is expensive, so read at least this many events at a time.
     return mergeRuns(runs, after, until, Math.max(limit, Math.floor(runs.length / 8)), this.bounds.slots);
   }
 

@@ -34,6 +34,8 @@ export class LocalEngine implements Engine {
   private readonly records: ClientTable;
   private readonly followers = new Set<Follower>();
   private readonly keys: KnownKeys;
+  /** Requests whose events are being appended, in several turns. */
+  private readonly batches = new Set<Promise<void>>();
   /** Keys whose first request is being appended. */
   private readonly appending = new Map<string, Promise<void>>();
   private readonly ids: IdSource;
@@ -69,8 +71,15 @@ export class LocalEngine implements Engine {
 
   async join(follower: Follower, loading = UNOBSERVED): Promise<() => Promise<void>> {
     this.followers.add(follower);
-    await this.handOver(follower, loading);
+    try {
+      await this.handOver(follower, loading);
+    } catch (error) {
+      this.followers.delete(follower);
+      throw error;
+    }
     return async () => {
+      // What is being appended is for this relay's clients too.
+      while (this.batches.size > 0) await Promise.allSettled(this.batches);
       this.followers.delete(follower);
       const [other] = this.followers;
       if (other) await this.handOver(other, UNOBSERVED);
@@ -89,7 +98,7 @@ export class LocalEngine implements Engine {
     if (isKept) this.journal?.check();
     const ids: EventId[] = [];
     const appended = once ? this.appendOnce(drafts, once, ids) : this.appendAll(drafts, ids);
-    if (appended) await appended;
+    if (appended) await this.underWay(appended);
     if (isKept) await this.journal?.saved();
     return { ids };
   }
@@ -121,6 +130,15 @@ export class LocalEngine implements Engine {
 
   private first(once: Once | undefined): Promise<void> | undefined {
     return once && this.appending.get(once.key);
+  }
+
+  private async underWay(batch: Promise<void>): Promise<void> {
+    this.batches.add(batch);
+    try {
+      await batch;
+    } finally {
+      this.batches.delete(batch);
+    }
   }
 
   /** In order; others may have their turn in between, and append too. */

@@ -142,7 +142,7 @@ function lineOf(item: PublishReply | Problem): string {
   return `{"id":"${item.id}","matched":${item.matched},"sent":${item.sent},"waiting":${item.waiting}}\n`;
 }
 
-/** What a request brings; how it came is how the reply goes. Each event is made when it is asked for. */
+/** The events of a request, each made when it is asked for. The reply has the form of the request. */
 type PublishBody =
   | { readonly form: "single"; readonly draft: () => EventDraft }
   | { readonly form: "array" | "lines"; readonly items: Iterable<() => EventDraft> };

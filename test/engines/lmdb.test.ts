@@ -1,4 +1,4 @@
-import { rmSync } from "node:fs";
+import { cpSync, rmSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Relay } from "../../src/core/relay.js";
@@ -179,4 +179,37 @@ describe("after a restart", () => {
       { numRuns: 80 },
     );
   });
+});
+
+test("a long request with an idempotency key is on disk whole when it is answered, whatever is published meanwhile", async () => {
+  const directory = temporaryDirectory();
+  const engine = await openLmdbEngine({ directory, retention: RETENTION });
+  onTestFinished(() => engine.close());
+  const drafts = Array.from({ length: 20_000 }, (_, n) => ({ topic: "long", message: String(n) }));
+  const once = { key: "k", fingerprint: "f", until: Date.now() + 600_000 };
+  const both = [engine.append(drafts, once), engine.append(drafts, once)];
+  const others: Promise<unknown>[] = [];
+  const timer = setInterval(() => others.push(engine.append([{ topic: "other", message: "1" }])), 1);
+  const [first, second] = await Promise.all(both);
+  clearInterval(timer);
+  // What is there now is what a crash at this moment would leave.
+  const copy = `${directory}-copy`;
+  cpSync(directory, copy, { recursive: true });
+  onTestFinished(() => rmSync(copy, { recursive: true }));
+  await Promise.all(others);
+  expect(others.length).toBeGreaterThan(1);
+  expect(second?.ids).toEqual(first?.ids);
+  expect([first?.duplicate, second?.duplicate]).toEqual([undefined, { reply: undefined }]);
+  const left = await openLmdbEngine({ directory: copy, retention: RETENTION });
+  onTestFinished(() => left.close());
+  const found: string[] = [];
+  for (let after: EventId | undefined = left.origin; after;) {
+    const reading: StoreReading = (await left.read?.({ after, topics: ["long"], user: "1", limit: 1000 })) ?? {
+      events: [],
+    };
+    found.push(...reading.events.map(({ message }) => message));
+    after = reading.through;
+  }
+  expect(found).toEqual(drafts.map(({ message }) => message));
+  expect(await left.append(drafts, once)).toMatchObject({ duplicate: {} });
 });

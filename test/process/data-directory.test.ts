@@ -9,6 +9,12 @@ import { builtRelay, RelayProcess } from "../support/process.js";
 
 const LISTEN = ["--listen", "127.0.0.1:0"];
 
+/** A relay to which too large a file is an error, as a full disk is, and not the end. */
+function relayWithLimit(directory: string, limit = ":"): RelayProcess {
+  const through = ["sh", "-c", `trap "" XFSZ; ${limit}; exec "$0" "$@"`, ...builtRelay];
+  return new RelayProcess([...LISTEN, "--data-dir", directory], {}, through);
+}
+
 function relayOn(directory: string, ...more: string[]): RelayProcess {
   return new RelayProcess([...LISTEN, "--data-dir", directory, ...more]);
 }
@@ -147,12 +153,7 @@ test.skipIf(prlimit === undefined)(
   async () => {
     const directory = temporaryDirectory();
     // No file larger than a megabyte: what is too much is refused by the system, as on a full disk.
-    const relay = new RelayProcess([...LISTEN, "--data-dir", directory], {}, [
-      "sh",
-      "-c",
-      `trap "" XFSZ; ulimit -S -f 2048; exec "$0" "$@"`,
-      ...builtRelay,
-    ]);
+    const relay = relayWithLimit(directory, "ulimit -S -f 2048");
     const address = await relay.address();
     const message = "x".repeat(20_000);
     const key = { "idempotency-key": "k" };
@@ -188,5 +189,33 @@ test.skipIf(prlimit === undefined)(
 
     const after = await relayOn(directory).address();
     for (const id of acknowledged) expect((await fetch(`${after}/events/${id}`)).status).toBe(200);
+  },
+);
+
+test.skipIf(prlimit === undefined)(
+  "a relay that can not write is not ready and stays up, and is ready again by itself when it can",
+  async () => {
+    const relay = relayWithLimit(temporaryDirectory());
+    const address = await relay.address();
+    const limit = (bytes: string): void => {
+      execFileSync(prlimit ?? "", ["--pid", String(relay.child.pid), `--fsize=${bytes}:unlimited`]);
+    };
+    const status = async (path: string, method = "GET"): Promise<number> => {
+      return (await fetch(address + path, { method })).status;
+    };
+    const headers = { "content-type": "application/json" };
+    const register = { method: "POST", headers, body: '{"user_id":1}' };
+    await Promise.all(Array.from({ length: 500 }, async () => (await fetch(`${address}/register`, register)).json()));
+    expect(await status("/ready")).toBe(200);
+    limit("4096");
+    await expect.poll(() => status("/ready"), { timeout: 5000 }).toBe(503);
+    const problem = (await (await fetch(`${address}/ready`)).json()) as { detail: string };
+    expect(problem.detail).toContain("not ready: engine: the relay can not write to its disk");
+    expect(await status("/users/1", "DELETE")).toBe(503);
+    expect(await status("/health")).toBe(200);
+    limit("unlimited");
+    // Nothing else asks it to write.
+    await expect.poll(() => status("/ready"), { timeout: 5000 }).toBe(200);
+    expect(await publish(address, "to all")).toMatchObject({ status: 200, body: { matched: 500 } });
   },
 );

@@ -60,7 +60,7 @@ test.each([{}, { apiKeys: "one:a-secret-that-is-long-enough-to-be-strong" }])(
       expect([request, response.status, response.headers.get("retry-after")]).toEqual([request, 503, "1"]);
       expect(await response.json()).toMatchObject({
         code: "unavailable",
-        detail: "the relay is not ready: loading: reading clients, 312,320 of 1,000,000",
+        detail: "the relay is not ready: loading: reading clients, 31 %",
       });
     }
     for (const path of [`/ws/${ID}`, "/ws", "/echo", "/nothing"]) {

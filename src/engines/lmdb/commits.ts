@@ -90,7 +90,8 @@ export class Commits {
   private async run(): Promise<void> {
     // What else comes in this turn goes along.
     await new Promise(setImmediate);
-    while (this.waiting.length > 1 || !this.pending.isEmpty || this.steps.isDue()) {
+    // After a failure, a commit of nothing shows that the disk can be written again.
+    while (this.failed || this.waiting.length > 1 || !this.pending.isEmpty || this.steps.isDue()) {
       if (this.holds > 0 && this.waiting.length === 1) await this.release();
       const group = this.next();
       this.underWay = group;

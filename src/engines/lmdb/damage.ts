@@ -24,7 +24,6 @@ const DESCRIPTION = {
   pageSize: 48,
   free: 48,
   main: 96,
-
   transaction: 152,
   end: 160,
 };
@@ -119,7 +118,7 @@ function describe(descriptor: number, at: number): Description | undefined {
 /** Pages that are put in order at a time: a disk reads them several times as fast as in the order of the trees. */
 const BATCH = 65_536;
 
-/** Bytes that are read at once, and those between two pages that are rather read too than left out. */
+/** Bytes that are read at once at most; and up to this many bytes between two pages are read with them. */
 const READ = 512 * 1024;
 const GAP = 64 * 1024;
 

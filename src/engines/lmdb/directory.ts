@@ -1,6 +1,9 @@
 import {
+  closeSync,
   existsSync,
+  fsyncSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -167,8 +170,23 @@ function checkDataFile(path: string, names: readonly string[]): void {
  */
 export function finishDirectory(path: string): void {
   if (existsSync(join(path, VERSION_FILE)) && versionOf(path) === VERSION) return;
-  writeFileSync(join(path, UNFINISHED), `topic-relay ${VERSION}\n`);
+  // On disk before any row that only this version can read: the disk may keep writes in another order.
+  writeFileSync(join(path, UNFINISHED), `topic-relay ${VERSION}\n`, { flush: true });
   renameSync(join(path, UNFINISHED), join(path, VERSION_FILE));
+  flushDirectory(path);
+}
+
+function flushDirectory(path: string): void {
+  try {
+    const descriptor = openSync(path, "r");
+    try {
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch {
+    // Not every system can do that with a directory.
+  }
 }
 
 function refuseDamaged(path: string, damage: string | undefined): void {

@@ -69,7 +69,7 @@ async function load(
 }
 
 /**
- * Takes up the log where it ended, or begins one. What is written then shows that there can be more.
+ * Continues the log where it ended, or begins one. This first write also shows that the directory can be written.
  * @param newest the last id that clients know: events that are not kept move cursors too
  */
 async function begin(

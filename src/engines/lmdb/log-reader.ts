@@ -8,7 +8,7 @@ import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
 import { firstPlaces, type Place, prefixesFor } from "./postings.js";
 import type { Tables } from "./tables.js";
-import { Turn } from "./turn.js";
+import { WorkTurns } from "./work-turns.js";
 
 /** Characters of messages after which a read ends: more would hardly fit what may wait for a connection. */
 const MAX_READ = 1024 * 1024;
@@ -32,7 +32,7 @@ const READ_BOUNDS: ReadBounds = { topics: 1024, turn: 300_000 };
 export class LogReader {
   /** No event on disk comes after this id: moves with the commits, before anyone may ask for what they brought. */
   last: EventId;
-  /** Subscriptions that match more topics than are worth following, up to which id that is known. */
+  /** Subscriptions that match too many topics to follow postings, and the id of the last event of which that is known. */
   private readonly wide = new WeakMap<readonly string[], EventId>();
 
   constructor(
@@ -56,9 +56,9 @@ export class LogReader {
     const asked = { ...query, after, until };
     const wide = this.wide.get(topics);
     if (wide && compareIds(until, wide) <= 0) return this.scan(asked);
-    const turn = new Turn(this.bounds.turn);
-    const prefixes = await prefixesFor(this.tables.postings, topics, query.user, this.bounds.topics, turn);
-    const events = prefixes && (await this.follow(asked, prefixes, turn));
+    const turns = new WorkTurns(this.bounds.turn);
+    const prefixes = await prefixesFor(this.tables.postings, topics, query.user, this.bounds.topics, turns);
+    const events = prefixes && (await this.follow(asked, prefixes, turns));
     // What was to come may have been trimmed meanwhile: then the reader has to be told, and not to be overtaken again.
     const isTrimmed = compareIds(after, this.floor()) < 0;
     if (!events || isTrimmed) this.wide.set(topics, last);
@@ -96,35 +96,35 @@ export class LogReader {
   private async follow(
     { after, until, user, limit: asked }: Query & { readonly until: EventId },
     prefixes: readonly Buffer[],
-    turn: Turn,
+    turns: WorkTurns,
   ): Promise<StoreReading> {
-    // So much is to be read for it, or many short reads for many topics were dear.
+    // Gathering the postings of many topics is expensive, so read at least this many events at a time.
     const limit = Math.max(asked, prefixes.length);
     const first = this.blockAt(after);
     const from = first ? first.idAt(0) : after;
     const had = first ? first.after(after) : 0;
     const isAhead = ({ block, index }: Place): boolean => index < had && compareIds(block, from) === 0;
-    const places = await firstPlaces(this.tables.postings, prefixes, { from, until }, limit, isAhead, turn);
+    const places = await firstPlaces(this.tables.postings, prefixes, { from, until }, limit, isAhead, turns);
     const events: Event[] = [];
     let size = 0;
     let block: Block | undefined;
     let blockId: EventId | undefined;
     let through = after;
     for (const place of places) {
-      if (turn.isOver) {
-        await turn.next();
+      if (turns.over) {
+        await turns.rest();
         blockId = undefined;
       }
       if (!blockId || compareIds(place.block, blockId) !== 0) {
         block = this.passingBlock((blockId = place.block));
-        turn.left -= BLOCK_WORK;
+        turns.left -= BLOCK_WORK;
       }
       // Not there: trimmed meanwhile, and said as a gap.
       if (!block) continue;
       const id = block.idAt(place.index);
       if (compareIds(id, until) > 0) return { events };
       through = id;
-      turn.left -= EVENT_WORK + block.headSizeAt(place.index);
+      turns.left -= EVENT_WORK + block.headSizeAt(place.index);
       const event = block.eventAt(place.index);
       if (isFor(event, user)) events.push(event);
       size += event.message.length;
@@ -140,24 +140,24 @@ export class LogReader {
   private scan({ after, until, topics, user, limit }: Query & { readonly until: EventId }): StoreReading {
     const events: Event[] = [];
     const matcher = matcherOf(topics);
-    const turn = new Turn(this.bounds.turn);
+    const turns = new WorkTurns(this.bounds.turn);
     let size = 0;
     const start = this.blockAt(after)?.idAt(0) ?? after;
     for (const { value } of this.tables.log.getRange({ start: idKey(start) })) {
       const block = new Block(value);
-      turn.left -= BLOCK_WORK;
+      turns.left -= BLOCK_WORK;
       for (let index = block.after(after); index < block.count; index++) {
         const id = block.idAt(index);
         if (compareIds(id, until) > 0) return { events };
         const head = block.headAt(index);
-        turn.left -= EVENT_WORK + block.headSizeAt(index);
-        if (matcher.matches(head.topic, turn) && isFor(head, user) && !this.isReplaced(head)) {
+        turns.left -= EVENT_WORK + block.headSizeAt(index);
+        if (matcher.matches(head.topic, turns) && isFor(head, user) && !this.isReplaced(head)) {
           const event = block.eventAt(index);
           events.push(event);
-          turn.left -= EVENT_WORK + block.headSizeAt(index);
+          turns.left -= EVENT_WORK + block.headSizeAt(index);
           size += event.message.length;
         }
-        if (events.length >= limit || size >= MAX_READ || turn.isOver) return { events, through: id };
+        if (events.length >= limit || size >= MAX_READ || turns.over) return { events, through: id };
       }
     }
     return { events };

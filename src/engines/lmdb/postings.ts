@@ -5,7 +5,7 @@ import { frontOf, isPattern } from "../../core/topics.js";
 import { type Block, MAX_EVENTS } from "./block.js";
 import { addressee, endOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
 import type { Table } from "./tables.js";
-import type { Turn } from "./turn.js";
+import type { WorkTurns } from "./work-turns.js";
 
 /**
  * Where the events for an addressee and a topic are: which blocks, and at which places in them. The key is
@@ -115,22 +115,22 @@ export async function prefixesFor(
   topics: readonly string[],
   user: string,
   most: number,
-  turn: Turn,
+  turns: WorkTurns,
 ): Promise<Buffer[] | undefined> {
   const matcher = matcherOf(topics);
   const fronts = frontsOf(topics.filter(isPattern));
   const prefixes: Buffer[] = [];
   let seeks = most;
   for (const to of [addressee(undefined), addressee(user)]) {
-    turn.left -= SEEK_WORK;
+    turns.left -= SEEK_WORK;
     if (!hasAny(table, to)) continue;
     for (const topic of matcher.exact) prefixes.push(postingPrefix(to, topic));
     const walk = new TopicWalk(table, to, fronts);
     for (let topic = walk.next(); topic !== undefined; topic = walk.next()) {
       if (--seeks <= 0) return undefined;
-      turn.left -= SEEK_WORK;
-      if (turn.isOver) await turn.next();
-      if (topic && !matcher.exact.has(topic) && matcher.matches(topic, turn)) prefixes.push(postingPrefix(to, topic));
+      turns.left -= SEEK_WORK;
+      if (turns.over) await turns.rest();
+      if (topic && !matcher.exact.has(topic) && matcher.matches(topic, turns)) prefixes.push(postingPrefix(to, topic));
     }
   }
   return prefixes;
@@ -146,7 +146,10 @@ function endOfAll(front: Buffer): Buffer {
   return Buffer.concat([front, Buffer.of(0xff)]);
 }
 
-/** What topics begin with that one of the patterns matches; sorted, and none of them within another. */
+/**
+ * The beginnings of topics that one of the patterns may match, in the order of the keys. A beginning that starts with
+ * another one is left out.
+ */
 function frontsOf(patterns: readonly string[]): Buffer[] {
   const all = new Set(patterns.map(frontOf));
   const sorted = [...all].map((front) => Buffer.from(front)).sort((a, b) => a.compare(b));
@@ -206,7 +209,7 @@ export async function firstPlaces(
   { from, until }: { readonly from: EventId; readonly until: EventId },
   limit: number,
   isAhead: (place: Place) => boolean,
-  turn: Turn,
+  turns: WorkTurns,
 ): Promise<Place[]> {
   let places: Place[] = [];
   let farthest = until;
@@ -215,12 +218,12 @@ export async function firstPlaces(
     farthest = (places.length === limit ? places.at(-1)?.block : undefined) ?? until;
   };
   for (const prefix of prefixes) {
-    if (turn.isOver) await turn.next();
-    turn.left -= SEEK_WORK;
+    if (turns.over) await turns.rest();
+    turns.left -= SEEK_WORK;
     const start = Buffer.concat([prefix, idKey(from)]);
     let taken = 0;
     for (const { key, value } of table.getRange({ start, end: endOf(prefix) })) {
-      turn.left -= KEY_WORK;
+      turns.left -= KEY_WORK;
       const block = readId(key, prefix.length);
       if (compareIds(block, farthest) > 0) break;
       for (const index of decodePlaces(value)) {

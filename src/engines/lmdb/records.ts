@@ -42,7 +42,10 @@ type Row = [
   more?: More,
 ];
 
-/** A client without its id, what changes all the time, and the relay that holds it, which ends before this is read. */
+/**
+ * A client's row. The id is the row's key, cursor and confirmations have a table of their own, and the relay that holds the
+ * client is gone when the row is read.
+ */
 export function encodeClient(record: ClientRecord): Buffer {
   const { userId, ttl, expiresAt, subscriptions, rooms, lost, gap, allow, key, until } = record;
   const row: Row = [
