@@ -51,7 +51,7 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
       const [receipt] = await publish([body.draft()], options);
       return receipt;
     }
-    const batch = await readBatch(body.items);
+    const batch = await readBatch(body);
     limits.publish(request, batch.outcomes.length);
     const replies = await publishBatch(batch, options);
     if (body.form === "array") return replies;
@@ -94,13 +94,13 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */
-  async function readBatch(items: Iterable<() => EventDraft>): Promise<Batch> {
+  async function readBatch({ items, draft }: ManyItems): Promise<Batch> {
     const drafts: EventDraft[] = [];
     const outcomes: Batch["outcomes"] = [];
     await inTurns(items, (item) => {
       if (outcomes.length >= MAX_BATCH) throw tooMany();
       try {
-        outcomes.push(drafts.push(item()) - 1);
+        outcomes.push(drafts.push(draft(item)) - 1);
       } catch (error) {
         if (error instanceof Malformed) throw error.reason;
         const limit = limitOf(error);
@@ -142,10 +142,16 @@ function lineOf(item: PublishReply | Problem): string {
   return `{"id":"${item.id}","matched":${item.matched},"sent":${item.sent},"waiting":${item.waiting}}\n`;
 }
 
-/** The events of a request, each made when it is asked for. The reply has the form of the request. */
+/** A request's events as they were written, to be made one by one. */
+interface ManyItems {
+  readonly items: Iterable<string>;
+  readonly draft: (item: string) => EventDraft;
+}
+
+/** What a request brings. The reply has the form of the request. */
 type PublishBody =
   | { readonly form: "single"; readonly draft: () => EventDraft }
-  | { readonly form: "array" | "lines"; readonly items: Iterable<() => EventDraft> };
+  | ({ readonly form: "array" | "lines" } & ManyItems);
 
 function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
   const { headers } = request;
@@ -160,12 +166,18 @@ function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
     case "application/cloudevents+json":
     case "application/cloudevents-batch+json": {
       const text = decodeText(body);
-      if (/^\s*\[/.test(text)) return { form: "array", items: elementsOf(text, read, maxMessage) };
+      if (/^\s*\[/.test(text)) {
+        return { form: "array", items: elementSources(text), draft: (item) => ofElement(item, read, maxMessage) };
+      }
       return { form: "single", draft: () => read(parseItem(text, maxMessage), text, maxMessage) };
     }
     case "application/x-ndjson":
     case "application/ndjson":
-      return { form: "lines", items: linesOf(decodeText(body), maxMessage) };
+      return {
+        form: "lines",
+        items: linesOf(decodeText(body)),
+        draft: (item) => plain(parseItem(item, maxMessage), item, maxMessage),
+      };
     default:
       throw new HttpError(
         415,
@@ -175,25 +187,22 @@ function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
   }
 }
 
-function* elementsOf(text: string, read: typeof plain, maxMessage: number): Generator<() => EventDraft> {
-  for (const source of elementSources(text)) {
-    yield () => {
-      let value: unknown;
-      try {
-        value = parseItem(source, maxMessage);
-      } catch (error) {
-        throw error instanceof RelayError && error.code === "too_large" ? error : new Malformed(error);
-      }
-      return read(value, source, maxMessage);
-    };
+function ofElement(source: string, read: typeof plain, maxMessage: number): EventDraft {
+  let value: unknown;
+  try {
+    value = parseItem(source, maxMessage);
+  } catch (error) {
+    throw error instanceof RelayError && error.code === "too_large" ? error : new Malformed(error);
   }
+  return read(value, source, maxMessage);
 }
 
-function* linesOf(text: string, maxMessage: number): Generator<() => EventDraft> {
+/** The lines that are not blank. */
+function* linesOf(text: string): Generator<string> {
   for (let start = skipSpace(text, 0); start < text.length;) {
     const end = text.indexOf("\n", start);
     const line = text.slice(start, end < 0 ? text.length : end);
-    yield () => plain(parseItem(line, maxMessage), line, maxMessage);
+    yield line;
     start = skipSpace(text, start + line.length);
   }
 }
