@@ -6,23 +6,17 @@ import { formatId, parseId } from "../core/id.js";
 import type { PublishOptions, PublishReply } from "../core/publisher.js";
 import { inTurns } from "../core/turns.js";
 import type { Problem } from "../protocol.js";
-import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
 import { keyOf } from "./access.js";
 import { type Context, noStore, shortId } from "./context.js";
-import { checkEncoding, decodeText, parseJson } from "./json.js";
-import { HttpError, InvalidInput, limitOf, problemOf } from "./problems.js";
-import { draftOf } from "./schemas.js";
-import { elementSources, memberSource, skipSpace } from "./source.js";
+import { checkEncoding } from "./json.js";
+import { InvalidInput, limitOf, problemOf } from "./problems.js";
+import { bodyOf, Malformed, type ManyItems } from "./publication.js";
 
 /** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
 export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
 
 /** Events in one request. */
 const MAX_BATCH = 10_000;
-
-/** Characters that JSON may need for one character, and those of an event besides its message: 10,000 users take most. */
-const MAX_ESCAPE = 6;
-const ITEM_ROOM = 2 * 1024 * 1024;
 
 /** Wrong fields that are told of each item among many. */
 const ITEM_ERRORS = 3;
@@ -127,101 +121,12 @@ interface Batch {
   readonly outcomes: (number | Problem)[];
 }
 
-/** The request is not JSON: not only the item in which that was found is refused, but all of it. */
-class Malformed extends Error {
-  constructor(readonly reason: unknown) {
-    super("malformed");
-  }
-}
-
 /** A reply as a line of JSON: what most of them are is put together by hand, as there may be thousands of them. */
 function lineOf(item: PublishReply | Problem): string {
   if (!("id" in item) || item.matched === undefined || item.confirmed !== undefined || item.duplicate) {
     return `${JSON.stringify(item)}\n`;
   }
   return `{"id":"${item.id}","matched":${item.matched},"sent":${item.sent},"waiting":${item.waiting}}\n`;
-}
-
-/** A request's events as they were written, to be made one by one. */
-interface ManyItems {
-  readonly items: Iterable<string>;
-  readonly draft: (item: string) => EventDraft;
-}
-
-/** What a request brings. The reply has the form of the request. */
-type PublishBody =
-  | { readonly form: "single"; readonly draft: () => EventDraft }
-  | ({ readonly form: "array" | "lines" } & ManyItems);
-
-function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
-  const { headers } = request;
-  const body = (request.body as Buffer | undefined) ?? Buffer.alloc(0);
-  if (isBinaryCloudEvent(headers)) {
-    return { form: "single", draft: () => draftOfBinaryCloudEvent(headers, body, maxMessage) };
-  }
-  const type = (headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase();
-  const read = type?.startsWith("application/cloudevents") ? structured : plain;
-  switch (type) {
-    case "application/json":
-    case "application/cloudevents+json":
-    case "application/cloudevents-batch+json": {
-      const text = decodeText(body);
-      if (/^\s*\[/.test(text)) {
-        return { form: "array", items: elementSources(text), draft: (item) => ofElement(item, read, maxMessage) };
-      }
-      return { form: "single", draft: () => read(parseItem(text, maxMessage), text, maxMessage) };
-    }
-    case "application/x-ndjson":
-    case "application/ndjson":
-      return {
-        form: "lines",
-        items: linesOf(decodeText(body)),
-        draft: (item) => plain(parseItem(item, maxMessage), item, maxMessage),
-      };
-    default:
-      throw new HttpError(
-        415,
-        "send content-type: application/json, application/x-ndjson, or a CloudEvent (application/cloudevents+json, " +
-          "application/cloudevents-batch+json, or ce-* headers)",
-      );
-  }
-}
-
-function ofElement(source: string, read: typeof plain, maxMessage: number): EventDraft {
-  let value: unknown;
-  try {
-    value = parseItem(source, maxMessage);
-  } catch (error) {
-    throw error instanceof RelayError && error.code === "too_large" ? error : new Malformed(error);
-  }
-  return read(value, source, maxMessage);
-}
-
-/** The lines that are not blank. */
-function* linesOf(text: string): Generator<string> {
-  for (let start = skipSpace(text, 0); start < text.length;) {
-    const end = text.indexOf("\n", start);
-    const line = text.slice(start, end < 0 ? text.length : end);
-    yield line;
-    start = skipSpace(text, start + line.length);
-  }
-}
-
-/** @throws {RelayError} bad_request; too_large: longer than any event is, and more than is parsed in one go */
-function parseItem(source: string, maxMessage: number): unknown {
-  const most = maxMessage * MAX_ESCAPE + ITEM_ROOM;
-  if (source.length <= most) return parseJson(source);
-  throw new RelayError("too_large", `an event may have ${most} characters: this one has ${source.length}`, {
-    limit: "message_bytes",
-  });
-}
-
-function plain(value: unknown, text: string, maxMessage: number): EventDraft {
-  return draftOf(value, () => memberSource(text, "message"), maxMessage);
-}
-
-function structured(value: unknown, text: string, maxMessage: number): EventDraft {
-  return draftOfCloudEvent(value, () => memberSource(text, "data"), maxMessage);
 }
 
 function tooMany(): RelayError {
