@@ -97,8 +97,8 @@ export async function addRelay(
       if (keys) void relay.clients.retainKeys(keys.names);
     },
   });
-  await Promise.race([startup.loaded, new Promise(setImmediate)]);
   if (!engine) app.addHook("onClose", () => startup.close());
+  await Promise.race([startup.loaded, new Promise(setImmediate)]);
   const limits = new CallerLimits(settings);
   const prefix = app.prefix === "/" ? "" : app.prefix;
   const context: Context = { startup, settings, limits, metrics, keys, prefix };

@@ -197,7 +197,7 @@ export async function serve(settings: Settings): Promise<void> {
     warnOfWeakness(app, settings, keys);
     await told(app, startup, settings);
   } catch (error) {
-    // It was told to end, and does.
+    // A signal ends the process while the relay loads: nothing went wrong.
     if (startup.isStopped) return;
     ignoreSignals();
     await app.close();
@@ -205,7 +205,10 @@ export async function serve(settings: Settings): Promise<void> {
   }
 }
 
-/** Says where it listens when it has loaded, or after a while; then how far it is, until it has. @throws what keeps it from loading */
+/**
+ * Prints the address when the relay has loaded, or after `TELL_AFTER`; in that case also how far it is, until it has.
+ * @throws what keeps it from loading
+ */
 async function told(app: FastifyInstance, startup: Startup, settings: Settings): Promise<void> {
   const began = performance.now();
   const say = (text: string): void => void process.stdout.write(`topic-relay ${text}\n`);
