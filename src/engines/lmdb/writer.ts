@@ -53,7 +53,7 @@ export class Writer {
     const renewed = new Set<string>();
     let block = new BlockBuilder();
     for (const { event, matched } of events) {
-      const record = recordOf(event, this.audiences.keep(changes, event.id, matched));
+      const record = recordOf(event, yield* this.audiences.keep(changes, event.id, matched));
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
       block.add(event, record, !replaced.has(event));
       yield;
