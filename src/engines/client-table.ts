@@ -42,11 +42,16 @@ export class ClientTable {
 
   /** Gives a client to a relay that holds it from now on. */
   take(record: ClientRecord, node: string, expiresAt: number): ClientRecord {
+    if (record.node !== NOBODY) {
+      const taken = { ...record, node, expiresAt };
+      this.replace(taken);
+      return taken;
+    }
     // No relay has seen it yet, so it can be changed in place: at a start there may be a million of them.
-    if (record.node === NOBODY) return Object.assign(record, { node, expiresAt });
-    const taken = { ...record, node, expiresAt };
-    this.replace(taken);
-    return taken;
+    const own = record as { -readonly [Field in keyof ClientRecord]: ClientRecord[Field] };
+    own.node = node;
+    own.expiresAt = expiresAt;
+    return own;
   }
 
   delete({ id, userId }: ClientRecord): void {

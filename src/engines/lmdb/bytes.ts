@@ -16,7 +16,12 @@ export function writeId(target: Buffer, { ms, seq }: EventId, at: number): numbe
 }
 
 export function readId(source: Buffer, at = 0): EventId {
-  return { ms: source.readUIntBE(at, 6), seq: source.readUIntBE(at + 6, 6) };
+  return { ms: readPart(source, at), seq: readPart(source, at + 6) };
+}
+
+/** As `readUIntBE` of 6 bytes, in less time. */
+function readPart(source: Buffer, at: number): number {
+  return source.readUInt16BE(at) * 2 ** 32 + source.readUInt32BE(at + 2);
 }
 
 export function idKey(id: EventId): Buffer {

@@ -79,7 +79,7 @@ export function decodeClient(id: ClientId, client: string, { cursor, confirmed }
     ttl,
     expiresAt: expiresAt ?? undefined,
     cursor,
-    confirmed: sharedId(confirmed, cursor),
+    confirmed,
     lost: more.lost ?? NONE,
     gap: more.gap ?? false,
     node: NOBODY,
