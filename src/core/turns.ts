@@ -53,8 +53,27 @@ async function takeMore<T>(pieces: Pieces<T>, turns: Turns): Promise<T> {
 }
 
 /** Does the work for each item, as `takeTurns`. */
-export function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns?: Turns): void | Promise<void> {
-  return takeTurns(piecesOf(items, work), turns);
+export function inTurns<T>(items: Iterable<T>, work: (item: T) => void, turns = new Turns()): void | Promise<void> {
+  const left = items[Symbol.iterator]();
+  return workTurn(left, work, turns) ? undefined : workMore(left, work, turns);
+}
+
+/** Items between two looks at the clock: a look costs as much as a small item. */
+const UNSEEN = 4;
+
+/** @returns whether nothing is left */
+function workTurn<T>(left: Iterator<T>, work: (item: T) => void, turns: Turns): boolean {
+  for (let count = 1; ; count++) {
+    const { done, value } = left.next();
+    if (done) return true;
+    work(value);
+    if (count % UNSEEN === 0 && turns.over) return false;
+  }
+}
+
+async function workMore<T>(left: Iterator<T>, work: (item: T) => void, turns: Turns): Promise<void> {
+  do await turns.rest();
+  while (!workTurn(left, work, turns));
 }
 
 /**
@@ -71,15 +90,4 @@ export async function allInTurns<T, R>(items: Iterable<T>, work: (item: T) => Pr
   };
   await inTurns(items, start);
   return Promise.all(started);
-}
-
-/** Items in one piece: to look at the clock costs as much as a small item. */
-const PIECE = 4;
-
-function* piecesOf<T>(items: Iterable<T>, work: (item: T) => void): Pieces {
-  let count = 0;
-  for (const item of items) {
-    work(item);
-    if (++count % PIECE === 0) yield;
-  }
 }
