@@ -56,7 +56,7 @@ export interface ClientRecord {
   readonly node: string;
 }
 
-/** No relay's name: that of clients that were read from where they are kept, and are not held by any yet. */
+/** The `node` of a client that was restored and that no relay holds yet. No relay has this name. */
 export const NOBODY = "";
 
 export const MAX_TOPICS = 1000;

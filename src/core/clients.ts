@@ -108,7 +108,7 @@ export class Clients {
   async change(id: ClientId, change: TopicsChange, allow?: Partial<Permissions>): Promise<ClientRecord> {
     const reader = this.registry.get(id);
     if (reader && !reader.connection) {
-      // What is refused is refused before any work is done for it.
+      // Refuse before reading the log for a change that is not allowed.
       const { record } = reader;
       this.altered(this.found(record), change, allow, this.log.head, record.cursor);
       await this.passUnowed(reader);
@@ -291,7 +291,7 @@ export class Clients {
       // What is gone may have been owed: that is to be said as a gap.
       if (!stretch.until || this.log.isGap(cursor)) return;
       const { events, through } = await this.log.read({ after: cursor, limit: 1, ...stretch });
-      // A read from the window is answered at once, and others are to have their turn.
+      // A read from the window resolves in the same turn, so give others theirs here.
       await new Promise(setImmediate);
       // Meanwhile the client may have connected, and have gone back.
       if (events.length > 0 || reader.connection || compareIds(reader.cursor, cursor) !== 0) return;

@@ -139,7 +139,7 @@ export interface Engine {
    */
   readonly read?: (query: Query) => Promise<StoreReading>;
   /**
-   * Resolves when the engine has just kept something as it promises, which is no entry and changes nothing.
+   * Checks that the engine can keep data: it stores something that is no entry and changes nothing, as safely as an entry.
    * @throws {RelayError} unavailable: it can not
    */
   probe(): Promise<void>;

@@ -10,16 +10,16 @@ export interface Audience {
   readonly connected: readonly Reader[];
 }
 
-/** Of how many topics it is remembered which subscriptions match them. */
+/** Maximum number of topics whose audience is cached. */
 const MAX_TOPICS = 10_000;
 
-/** How many unions are remembered, and how many members and readers (16 bytes each) in all of them. */
+/** Maximum number of cached unions, and of members and readers (16 bytes each) in all of them together. */
 const MAX_UNIONS = 10_000;
 const MAX_READERS = 1_000_000;
 
 const NOBODY: Audience = { readers: [], connected: [] };
 
-/** Counts changes: what was made after a change knows of it. */
+/** Increases with every change of a subscription, so that a union can tell whether it is out of date. */
 let clock = 0;
 
 /** A topic or pattern that somebody subscribes to and that was published to. Topics that nothing else matches share its lists. */
@@ -197,7 +197,7 @@ export class SubscriptionIndex {
 
 /** Each reader once. */
 function unionOf(members: readonly Subscription[]): readonly Reader[] {
-  // The largest as it is: often the others are few.
+  // Copy the largest list as it is: the others are often short.
   const [largest, ...others] = members.toSorted((a, b) => b.readers.length - a.readers.length);
   if (!largest) return [];
   const more = new Set<Reader>();

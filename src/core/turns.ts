@@ -24,12 +24,12 @@ export class Turns {
   }
 }
 
-/** Work in pieces: it yields after each of them. */
+/** Long work as a generator that yields after each piece. */
 export type Pieces<T = void> = Generator<void, T>;
 
 /**
  * Does the pieces, in order, and lets others run in between.
- * @returns what they come to; at once when one turn was enough, as it mostly is
+ * @returns the generator's result; not a promise when one turn was enough, which is the usual case
  * @throws as `Turns.rest`
  */
 export function takeTurns<T>(pieces: Pieces<T>, turns = new Turns()): T | Promise<T> {

@@ -44,7 +44,7 @@ const LOOK = 4;
 /** Events (and users of events) that are dropped in one turn because of their age: a few milliseconds. */
 const TRIM = 5000;
 
-/** Those that one new event drops: more than one, so that the age is caught up with. */
+/** Old events that one new event may drop: more than one, so that trimming by age catches up. */
 const TRIM_ON_APPEND = 4;
 
 export interface Retention {
@@ -119,8 +119,8 @@ export class Window {
   }
 
   /**
-   * Drops what is too much or too large, and of what is too old at `now` so much as one turn has time for: the floor may
-   * lag behind the age for some turns.
+   * Drops the oldest events until count and bytes are within the retention. Of the events that are too old at `now`, drops
+   * only as many as fit in one turn, so the floor may lag behind the age for some turns.
    * @returns whether more is too old
    */
   trim(now: number, most = TRIM): boolean {

@@ -34,7 +34,7 @@ export interface Journal {
   readonly floor: EventId;
   /** @throws {RelayError} unavailable: nothing can be kept now */
   check(): void;
-  /** Keeps together all that it is told until it is released: none of that is safe before the rest is. */
+  /** Everything until the release goes to the disk in one commit. @returns the release */
   hold(): () => void;
   /** An event that is to be kept, whom it matched, and the event that it replaces. */
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void;
@@ -52,7 +52,7 @@ export interface Journal {
    * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
    */
   saved(): Promise<void>;
-  /** Writes something that is nothing, and resolves when it is safe. @throws {RelayError} unavailable */
+  /** Makes an empty commit. Resolves when it is on disk. @throws {RelayError} unavailable */
   probe(): Promise<void>;
   /** As `saved`, of all that it was told of a key. */
   savedKey(key: string): Promise<void>;

@@ -13,13 +13,16 @@ import type {
 } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
-import { counted, type Loading, UNOBSERVED } from "../core/loading.js";
+import { type Loading, UNOBSERVED } from "../core/loading.js";
 import { inTurns, Turns } from "../core/turns.js";
 import type { Query, Window } from "../core/window.js";
 import type { ClientTable } from "./client-table.js";
 import { LocalClients } from "./clients.js";
 import type { Journal, KnownKey, Restored } from "./journal.js";
 import { KnownKeys } from "./keys.js";
+
+/** Clients that are taken over between two reports of the progress. */
+const TELL_EVERY = 1024;
 
 /**
  * An engine whose log is ordered in this process. Everything but old events is in memory; what is to outlive the process
@@ -219,8 +222,13 @@ export class LocalEngine implements Engine {
   /** Gives the clients whose relay is gone to another one. */
   private async handOver(to: Follower, loading: Loading): Promise<void> {
     const now = Date.now();
-    const all = counted(this.records.all(), "taking over clients", this.records.size, loading);
-    await inTurns(all, (record) => this.handOverOne(record, to, now), new Turns(loading.signal));
+    const of = this.records.size;
+    let done = 0;
+    const handOverNext = (record: ClientRecord): void => {
+      if (done++ % TELL_EVERY === 0) loading.progress({ step: "taking over clients", done, of });
+      this.handOverOne(record, to, now);
+    };
+    await inTurns(this.records.all(), handOverNext, new Turns(loading.signal));
   }
 
   private handOverOne(record: ClientRecord, to: Follower, now: number): void {

@@ -30,7 +30,7 @@ export class Commits {
   /** What waits to be written, in order. The last is still open, and never left out. */
   private readonly waiting: [Group, ...Group[]] = [new Group()];
   private underWay: Group | undefined;
-  /** How many requests still bring what belongs together: the pending group stays open for them. */
+  /** Number of requests that are adding what must be committed together. The pending group stays open for them. */
   private holds = 0;
   private released: () => void = () => undefined;
   private running: Promise<void> | undefined;

@@ -165,8 +165,8 @@ function checkDataFile(path: string, names: readonly string[]): void {
 }
 
 /**
- * Makes it say its version: to be called when a new directory has its first data, and before an older one gets rows that
- * only this version can read.
+ * Writes the current version to the directory. Call it when a new directory has its first data, and before rows that only
+ * this version can read are written to an older one.
  */
 export function finishDirectory(path: string): void {
   if (existsSync(join(path, VERSION_FILE)) && versionOf(path) === VERSION) return;

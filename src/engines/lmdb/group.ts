@@ -27,7 +27,7 @@ export class Group {
   readonly endedKeys = new Set<KnownKey>();
   /** Without a client: those whom the event passed by are too many to be noted. */
   readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
-  /** It is to be written even when there is nothing in it: somebody wants to know whether that can be done. */
+  /** Commit this group even if it is empty: a readiness check waits for it. */
   isProbe = false;
   /** Characters of messages, and what stands for users. */
   size = 0;

@@ -59,7 +59,8 @@ export class LogReader {
     const turns = new WorkTurns(this.bounds.turn);
     const prefixes = await prefixesFor(this.tables.postings, topics, query.user, this.bounds.topics, turns);
     const events = prefixes && (await this.follow(asked, prefixes, turns));
-    // What was to come may have been trimmed meanwhile: then the reader has to be told, and not to be overtaken again.
+    // Events after the cursor may have been trimmed meanwhile. The reader is told of that gap, and scans from now on, so that
+    // trimming does not overtake it again.
     const isTrimmed = compareIds(after, this.floor()) < 0;
     if (!events || isTrimmed) this.wide.set(topics, last);
     if (isTrimmed) return { events: [], through: after };

@@ -31,7 +31,7 @@ export function decode(bytes: Buffer): unknown {
   return JSON.parse(bytes.toString());
 }
 
-/** What most clients have none of, and the rest of what there is to a client. */
+/** The fields that most clients do not have. */
 type More = Partial<Pick<ClientRecord, "rooms" | "lost" | "gap" | "allow" | "key" | "until">>;
 
 type Row = [
@@ -67,7 +67,7 @@ export function encodeProgress({ cursor, confirmed }: ClientRecord): Buffer {
 export function decodeClient(id: ClientId, client: string, { cursor, confirmed }: Progress): ClientRecord {
   const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
-  // Written in the order that all records have, and what is the same shared: there may be a million of them.
+  // All records have their fields in this order, and equal ids are one object: there may be a million clients.
   return {
     id,
     userId,

@@ -20,7 +20,7 @@ export async function restoreClients(root: RootDatabase<Buffer, Buffer>, loading
   const rows = openClients(root, "clients", (bytes, length) => bytes.toString("utf8", 0, length));
   const cursors = openClients(root, "cursors", (bytes): Progress => {
     const cursor = readId(bytes);
-    // Mostly the same, and then shared: there may be a million.
+    // The two ids are mostly equal. One object for both saves memory: there may be a million clients.
     const isSame = bytes.compare(bytes, ID_BYTES, 2 * ID_BYTES, 0, ID_BYTES) === 0;
     return { cursor, confirmed: isSame ? cursor : readId(bytes, ID_BYTES) };
   });
