@@ -40,6 +40,8 @@ function unzip(...path: string[]): Buffer {
 test.each([
   ["data-directory-1", "ended"],
   ["data-directory-1", "killed"],
+  ["data-directory-2", "ended"],
+  ["data-directory-2", "killed"],
 ])("%s, of a relay that was %s, is opened with nothing lost", async (fixture, name) => {
   const directory = temporaryDirectory();
   cpSync(join(fixtures, fixture, "VERSION"), join(directory, "VERSION"));
