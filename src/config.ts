@@ -110,6 +110,7 @@ export const settingsSchema = z.strictObject({
     .describe("how much disk (memory engine: memory) the events kept may take; default: 1GiB (64MiB)"),
   pingInterval: duration("1s", "1h").prefault("30s").describe("time between pings on a connection"),
   maxBuffer: size("16KiB", "1GiB").prefault("1MiB").describe("what may wait for one connection"),
+  totalBuffer: size("64KiB", "1024GiB").prefault("1GiB").describe("what may wait for all connections together"),
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
   maxClients: count(1, 100_000_000).prefault(1_000_000).describe("how many clients there may be"),
   maxClientsPerUser: count(1, 1_000_000).prefault(1000).describe("how many clients a user may have"),
@@ -121,7 +122,9 @@ export const settingsSchema = z.strictObject({
     .prefault(1_000_000)
     .describe("how many events a connection may get over again"),
   publishRate: count(1, 100_000_000).prefault(20_000).describe("events a second that each key may publish"),
-  frameRate: count(1, 1_000_000).prefault(1000).describe("frames a second that each connection may send"),
+  frameRate: count(1, 1_000_000)
+    .prefault(1000)
+    .describe("frames a second that each client may send; each 4 KiB of a frame counts as one more"),
   requestRate: count(1, 1_000_000)
     .prefault(2000)
     .describe("requests a second that an address may make without a key, where others can reach the relay"),

@@ -21,6 +21,7 @@ import { checkSource, isAllowedOrigin } from "./routes/origins.js";
 import { answerOtherMethods, errorHandler } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
+import { SparingLog } from "./routes/sparing.js";
 import { streamRoutes } from "./routes/stream.js";
 import { checkUpgrade, endRefusedUpgrade, WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
@@ -47,6 +48,9 @@ const MAX_CHUNKS = 1024;
 
 /** Milliseconds that a plugin may take to load before its host goes on without: half of what Fastify allows a plugin. */
 const LOAD_WITHIN = 5000;
+
+/** Log lines for messages in the lobby. */
+const LOBBY_LINES = { burst: 100, perSecond: 10 };
 
 /** Milliseconds for the other end to answer a close frame. */
 const CLOSE_TIMEOUT = 3000;
@@ -101,8 +105,14 @@ export async function addRelay(
   await Promise.race([startup.loaded, new Promise(setImmediate)]);
   const limits = new CallerLimits(settings);
   const prefix = app.prefix === "/" ? "" : app.prefix;
-  const context: Context = { startup, settings, limits, metrics, keys, prefix };
+  const lobbyLog = new SparingLog(LOBBY_LINES.burst, LOBBY_LINES.perSecond);
+  const context: Context = { startup, settings, limits, metrics, lobbyLog, keys, prefix };
   metrics.gauge("relay_clients", "Clients that this relay holds", () => startup.relay.clients.count);
+  metrics.gauge(
+    "relay_buffered_bytes",
+    "Bytes that wait for slow connections",
+    () => startup.relay.connections.buffered,
+  );
   metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
   app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));

@@ -16,7 +16,7 @@ import {
 } from "./client.js";
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
-import { type UserId, userKey } from "./event.js";
+import { anonymous, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log } from "./log.js";
 import { EXPIRED, REVOKED } from "./notice.js";
@@ -77,11 +77,12 @@ export class Clients {
     return this.found(record);
   }
 
-  /** Registers a client of `/ws`, with a user id that no client here has. */
+  /** Registers a client of `/ws`, with a user id that no client here has and no backend can name. */
   async registerAnonymous(ttl: number, key?: string): Promise<ClientRecord> {
-    do this.anonymous++;
-    while (this.registry.countOf(userKey(this.anonymous)) > 0);
-    return this.register({ userId: this.anonymous, topics: [], ttl, key, inLobby: true });
+    let userId: UserId;
+    do userId = anonymous(++this.anonymous);
+    while (this.registry.countOf(userKey(userId)) > 0);
+    return this.register({ userId, topics: [], ttl, key, inLobby: true });
   }
 
   /** What a client may do. */

@@ -1,3 +1,4 @@
+import type { Backlog } from "./backlog.js";
 import { Confirmation } from "./confirmation.js";
 import type { Loss } from "./client.js";
 import type { Encoder } from "./encoder.js";
@@ -20,8 +21,7 @@ export interface Shared {
   readonly pings: Wheel<Connection>;
   /** When connections are to give a sign of life. */
   readonly beats: Wheel<Connection>;
-  /** Bytes that may wait for one connection. */
-  readonly maxBuffer: number;
+  readonly backlog: Backlog;
   /** Events that one connection may get over again. */
   readonly maxReplay: number;
   /** Called when a connection was closed for its long replay. */
@@ -69,7 +69,7 @@ export class Connection implements ReaderConnection {
     this.position = reader.cursor;
     this.replayUntil = reader.confirmed;
     this.confirmation = new Confirmation(reader, shared.receipts, manual ? undefined : encoder.ping);
-    this.outbox = new Outbox(sink, shared.flusher, shared.maxBuffer, () => this.questionIfDue());
+    this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.questionIfDue());
   }
 
   get live(): boolean {
@@ -109,15 +109,12 @@ export class Connection implements ReaderConnection {
 
   /** Sends a frame that is not an event, whatever waits already: `ready` is how others keep that bounded. */
   send(frame: Frame): void {
-    if (this.closed) return;
-    if (this.outbox.push(frame)) return;
-    this.outbox.flush();
-    this.sink.write(frame);
+    if (!this.closed) this.outbox.force(frame);
   }
 
   /** Resolves at once while there is room for more, and otherwise when the sink has drained or is closed. */
   async ready(): Promise<void> {
-    if (!this.closed && this.sink.buffered >= this.shared.maxBuffer) await this.drain();
+    if (!this.closed && this.outbox.isFull) await this.drain();
   }
 
   /** To be called when anything was received from the other end. */

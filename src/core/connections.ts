@@ -1,3 +1,4 @@
+import { Backlog } from "./backlog.js";
 import { type ClientId, type ClientRecord } from "./client.js";
 import { type Clients, notFound, type Place } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
@@ -14,8 +15,9 @@ import type { Registry } from "./registry.js";
 import { Wheel } from "./wheel.js";
 
 export interface ConnectionSettings {
-  /** Bytes that may wait for one connection. */
+  /** Bytes that may wait for one connection, and for all together. */
   readonly maxBuffer: number;
+  readonly totalBuffer: number;
   /** Milliseconds between signs of life on a connection. */
   readonly pingInterval: number;
   /** Events that one connection may get over again. */
@@ -40,6 +42,7 @@ export interface OpenOptions {
 /** The side of the relay that clients connect to. */
 export class Connections {
   private readonly shared: Shared;
+  private readonly backlog: Backlog;
   private readonly moved = new Map<ClientId, EventId>();
   private readonly timer: NodeJS.Timeout;
   private stopped = false;
@@ -53,13 +56,15 @@ export class Connections {
     flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
+    const { maxBuffer, totalBuffer, limited } = settings;
+    this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
     this.shared = {
       log,
       receipts,
       flusher,
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
-      maxBuffer: settings.maxBuffer,
+      backlog: this.backlog,
       maxReplay: settings.maxReplay,
       limited: settings.limited,
       moved: (reader) => this.note(reader),
@@ -71,6 +76,11 @@ export class Connections {
   /** How many connections are open here. */
   get count(): number {
     return this.registry.connections;
+  }
+
+  /** Bytes that wait for slow connections. */
+  get buffered(): number {
+    return this.backlog.bytes;
   }
 
   /** Where the client would go on, and whether something is lost by then. @throws {RelayError} not_found */

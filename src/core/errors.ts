@@ -25,6 +25,7 @@ export const LIMIT_NAMES = [
   "frames",
   "bad_frames",
   "replay_events",
+  "total_buffer",
   "waits",
 ] as const;
 export type LimitName = (typeof LIMIT_NAMES)[number];

@@ -3,6 +3,15 @@ import type { EventId } from "./id.js";
 /** Whoever the backend says: a non-negative safe integer or 1–128 characters. `1` and `"1"` are the same user. */
 export type UserId = number | string;
 
+/** The user of a client of `/ws` that no backend has registered. Backends can not name such users. */
+export function anonymous(number: number): UserId {
+  return `$${number}`;
+}
+
+export function isAnonymous(userId: UserId): boolean {
+  return typeof userId === "string" && /^\$\d+$/.test(userId);
+}
+
 /** What makes two user ids the same user. */
 export function userKey(userId: UserId): string {
   return String(userId);

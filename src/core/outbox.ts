@@ -1,3 +1,4 @@
+import type { Backlog } from "./backlog.js";
 import { Turns } from "./turns.js";
 
 /** The bytes of one event or notice as they go over the wire. Shared by all who get it: never changed. */
@@ -101,24 +102,31 @@ export class Flusher {
 /** Frames that may wait in one outbox, however small they are. */
 const MAX_FRAMES = 4096;
 
-/** The frames that wait for one connection; bounded by `limit` bytes together with what the sink buffers. */
+/** The frames that wait for one connection; bounded together with what the sink buffers. */
 export class Outbox {
   /** Absent when it is empty: an idle connection holds on to nothing. */
   private queue: Queue | undefined;
   private room: number;
   private listed = false;
+  /** Bytes in the backlog for this connection. */
+  private counted = 0;
+  private recounting = false;
 
   /**
-   * @param limit bytes
    * @param trailer called before each write: a frame that is to go along, after the others
    */
   constructor(
     private readonly sink: Sink,
     private readonly flusher: Flusher,
-    private readonly limit: number,
+    private readonly backlog: Backlog,
     private readonly trailer: () => Frame | undefined,
   ) {
-    this.room = limit;
+    this.room = backlog.room(0);
+  }
+
+  /** Whether what was written has to be taken before more may be sent. */
+  get isFull(): boolean {
+    return this.sink.buffered > 0 && this.backlog.room(this.sink.buffered) <= 0;
   }
 
   /** Queues a frame. @returns false, and does nothing, when there is no room for it */
@@ -133,14 +141,38 @@ export class Outbox {
     return true;
   }
 
+  /** Sends a frame after those that wait, whether there is room for it or not. */
+  force(frame: Frame): void {
+    if (this.push(frame)) return;
+    this.flush();
+    this.write(frame);
+  }
+
   flush(): void {
     this.listed = false;
     if (!this.queue) return;
     const last = this.trailer();
     const bytes = (last ? this.queue.with(last) : this.queue).joined();
     this.queue = undefined;
+    this.write(bytes);
+  }
+
+  private write(bytes: Buffer): void {
     this.sink.write(bytes);
-    this.room = this.limit - this.sink.buffered;
+    this.recount(this.sink.buffered);
+  }
+
+  private recount(buffered: number): void {
+    this.backlog.bytes += buffered - this.counted;
+    this.counted = buffered;
+    this.room = this.backlog.room(buffered);
+    if (buffered === 0 || this.recounting) return;
+    this.recounting = true;
+    // Also called when the sink ends before.
+    this.sink.whenTaken(() => {
+      this.recounting = false;
+      this.recount(this.sink.open ? this.sink.buffered : 0);
+    });
   }
 
   /** Writes at once what waits for the end of the turn, as the socket may well take it. */
@@ -149,8 +181,10 @@ export class Outbox {
     this.flush();
     this.listed = listed;
     const { buffered } = this.sink;
-    this.room = this.limit - buffered;
+    this.recount(buffered);
     // A frame larger than the whole limit goes out alone.
-    return frame.length <= this.room || buffered === 0;
+    if (frame.length <= this.room || buffered === 0) return true;
+    this.backlog.refuse(buffered);
+    return false;
   }
 }

@@ -10,6 +10,7 @@ import type { Startup } from "../startup.js";
 import type { CallerLimits } from "./limits.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
+import type { SparingLog } from "./sparing.js";
 
 /** What the routes work with. */
 export interface Context {
@@ -17,6 +18,8 @@ export interface Context {
   readonly settings: Settings;
   readonly limits: CallerLimits;
   readonly metrics: Metrics;
+  /** What is said in the lobby: many may say much. */
+  readonly lobbyLog: SparingLog;
   /** Absent: the relay is open. */
   readonly keys: ApiKeys | undefined;
   /** Where the plugin is mounted; empty at the root. */

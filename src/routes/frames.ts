@@ -10,7 +10,9 @@ import { BROADCAST } from "../core/topics.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import type { Metrics } from "../metrics.js";
 import type { ErrorFrame, ResponseFrame } from "../protocol.js";
+import type { Context } from "./context.js";
 import { parseJson } from "./json.js";
+import { type CallerLimits, framesIn } from "./limits.js";
 import { InvalidInput } from "./problems.js";
 import { bounded, check, draftOf, room, subscriptionList, textOf } from "./schemas.js";
 import { memberSource } from "./source.js";
@@ -31,17 +33,25 @@ const ack = z.strictObject({ id: z.string() });
 
 /** What a client says over its WebSocket, and what the relay does about it (product section 4). */
 export class Frames {
+  private readonly relay: Relay;
+  private readonly limits: CallerLimits;
+  private readonly metrics: Metrics;
+  private readonly maxMessage: number;
+
+  /**
+   * @param inLobby a connection of `/ws`: there, text in the `raw` format that is no JSON object is said to all others
+   */
   constructor(
-    private readonly relay: Relay,
+    { startup, limits, metrics, settings }: Context,
     private readonly connection: Connection,
     private readonly encoder: FramedEncoder,
-    private readonly maxMessage: number,
-    private readonly metrics: Metrics,
-    /** Takes so many more from the frames that the connection may send. @throws {RelayError} too_many */
-    private readonly spend: (frames: number) => void,
-    /** A connection of `/ws`: there, text in the `raw` format that is no JSON object is said to all others. */
     private readonly inLobby: boolean,
-  ) {}
+  ) {
+    this.relay = startup.relay;
+    this.limits = limits;
+    this.metrics = metrics;
+    this.maxMessage = settings.maxMessage;
+  }
 
   /** @returns false when the frame was answered with an error */
   async handle(text: string): Promise<boolean> {
@@ -155,7 +165,10 @@ export class Frames {
   }
 
   private async changed(change: TopicsChange): Promise<string[]> {
-    return ownTopics(await this.relay.clients.change(this.connection.reader.id, change));
+    const { reader } = this.connection;
+    // All of them are looked at, and are answered.
+    this.limits.frames(reader, framesIn(reader.topics.reduce((bytes, topic) => bytes + topic.length, 0)));
+    return ownTopics(await this.relay.clients.change(reader.id, change));
   }
 
   private async change(change: TopicsChange): Promise<void> {
@@ -181,7 +194,7 @@ export class Frames {
       "publish",
       drafts.map(({ topic }) => topic),
     );
-    this.spend(drafts.length - 1);
+    this.limits.frames(this.connection.reader, drafts.length - 1);
     const [receipt] = await this.relay.publisher.publish(drafts);
     return receipt;
   }

@@ -3,11 +3,15 @@ import rateLimit from "@fastify/rate-limit";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { isPrivate, type Settings } from "../config.js";
 import { RelayError } from "../core/errors.js";
+import type { Reader } from "../core/reader.js";
 import { networkOf } from "../trust/hosts.js";
 import { keyOf } from "./access.js";
 
 /** Seconds for which a caller that was silent may go faster than its rate. */
 const BURST = 2;
+
+/** Bytes that count as one frame: longer frames count as several, and so do those that change long topics. */
+const FRAME_BYTES = 4096;
 
 /** How many buckets are remembered: one for each who publishes. */
 const MAX_BUCKETS = 10_000;
@@ -50,6 +54,11 @@ export function bucketFor(perSecond: number): TokenBucket {
   return new TokenBucket(perSecond * BURST, perSecond);
 }
 
+/** How many frames so many bytes count as, besides the one that they come in. */
+export function framesIn(bytes: number): number {
+  return Math.floor(bytes / FRAME_BYTES);
+}
+
 /** The network that a request comes from, for limits. */
 export function callerNetwork({ ip }: { readonly ip?: string }): string {
   // A connection that was reset has no other end any more.
@@ -76,6 +85,8 @@ export async function limitRequests(app: FastifyInstance, { requestRate }: Setti
 /** How much each caller may publish, and how many connections one may have. */
 export class CallerLimits {
   private readonly publishers = new Map<string, TokenBucket>();
+  /** Of a client and not of a connection: or a new connection would bring a new burst. */
+  private readonly clients = new WeakMap<Reader, TokenBucket>();
   private readonly connections = new Map<string, number>();
   private readonly counted = new WeakSet<Socket>();
 
@@ -90,6 +101,22 @@ export class CallerLimits {
     if (wait === 0) return;
     const message = `${key ? "this key" : "your address"} may publish ${publishRate} events a second: nothing was published`;
     throw new RelayError("too_many", message, { limit: "publishes", retryAfter: Math.ceil(wait) });
+  }
+
+  /** To be called before a client's frame is handled. @param bytes of the frame @throws {RelayError} too_many */
+  frame(reader: Reader, bytes: number): void {
+    this.frames(reader, 1 + framesIn(bytes));
+  }
+
+  /** Counts frames that are more than one because of their work. @throws {RelayError} too_many */
+  frames(reader: Reader, frames: number): void {
+    const { frameRate } = this.settings;
+    const bucket = this.clients.get(reader) ?? bucketFor(frameRate);
+    this.clients.set(reader, bucket);
+    // Whatever it costs, it is to be had after a second of silence.
+    if (bucket.take(Math.min(frames, frameRate)) === 0) return;
+    const message = `a client may send ${frameRate} frames a second, and long ones count as several: nothing was done`;
+    throw new RelayError("too_many", message, { limit: "frames" });
   }
 
   /**

@@ -4,7 +4,7 @@ import { notFound } from "../core/clients.js";
 import { baseUrl, clientIdOf, type Context, noStore } from "./context.js";
 import { InvalidInput } from "./problems.js";
 import { keyOf } from "./access.js";
-import { check, clientChange, registration, userId as userIdSchema } from "./schemas.js";
+import { check, clientChange, registration, anyUserId } from "./schemas.js";
 
 /** `/register` and `/users`: clients come and go, and change their topics. */
 export function registerRoutes(app: FastifyInstance, context: Context): void {
@@ -68,7 +68,7 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
 
   app.delete<{ Params: { user: string } }>("/users/:user", { config: admin }, async (request, reply) => {
     noStore(reply);
-    return { removed: await startup.relay.clients.removeUser(check(userIdSchema, request.params.user)) };
+    return { removed: await startup.relay.clients.removeUser(check(anyUserId, request.params.user)) };
   });
 }
 

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { MAX_TOPICS } from "../core/client.js";
 import { type LimitName, RelayError } from "../core/errors.js";
-import { type EventDraft, type UserId, userKey } from "../core/event.js";
+import { type EventDraft, isAnonymous, type UserId, userKey } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import type { Since } from "../core/log.js";
 import { quote } from "../core/quote.js";
@@ -70,9 +70,16 @@ const userName = z
   .max(128)
   .refine((name) => name.isWellFormed());
 
-export const userId = z.union([z.int().min(0), userName], {
+/** A user, whoever made it. */
+export const anyUserId = z.union([z.int().min(0), userName], {
   error: "must be a non-negative safe integer, or a string of 1 to 128 characters of well-formed Unicode",
 });
+
+/** A user of a backend. */
+export const userId = anyUserId.refine(
+  (id) => !isAnonymous(id),
+  "must not be $ and digits: these are users that the relay numbers itself",
+);
 
 const seconds = z.int().min(0);
 

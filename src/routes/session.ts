@@ -8,21 +8,21 @@ import type { FramedEncoder } from "../formats/encoder.js";
 import { CLOSE } from "../protocol.js";
 import { connectionOptions, type Context, shortId } from "./context.js";
 import { Frames } from "./frames.js";
-import { bucketFor, TokenBucket } from "./limits.js";
+import { TokenBucket } from "./limits.js";
 import { InvalidInput } from "./problems.js";
 import { SocketSink } from "./socket.js";
 
-/** Frames that a client sent and that are not handled yet: above this the socket is not read. */
-const MAX_INBOX = 32;
+/** Frames that a client sent and that are not handled yet, and their bytes: above this the socket is not read. */
+const MAX_INBOX = { frames: 32, bytes: 64 * 1024 };
 
 /** Bad frames: so many at once, and so many a second, before the connection is closed with 4429. */
 const BAD_FRAMES = { burst: 50, perSecond: 10 };
 
 /** One WebSocket of a client: frames go in, in order and one at a time; the connection is its way out. */
 export class SocketSession {
-  private readonly inbox: { data: RawData; isBinary: boolean }[] = [];
+  private readonly inbox: { data: Buffer; isBinary: boolean }[] = [];
+  private inboxBytes = 0;
   private readonly bad = new TokenBucket(BAD_FRAMES.burst, BAD_FRAMES.perSecond);
-  private readonly rate: TokenBucket;
   private readonly log: FastifyBaseLogger;
   private readonly sink: SocketSink;
   private connection: Connection | undefined;
@@ -37,7 +37,6 @@ export class SocketSession {
     private readonly inLobby: boolean,
   ) {
     this.log = request.log;
-    this.rate = bucketFor(context.settings.frameRate);
     this.sink = new SocketSink(socket, request.raw.socket);
   }
 
@@ -62,17 +61,7 @@ export class SocketSession {
     if (readyState === CLOSED) return this.closed(1006);
     // It may have been closed already, and is to be heard when the other end answers that.
     if (readyState !== OPEN) return;
-    const { startup, settings, metrics } = context;
-    const spend = (frames: number): void => this.spend(frames);
-    this.frames = new Frames(
-      startup.relay,
-      this.connection,
-      encoder,
-      settings.maxMessage,
-      metrics,
-      spend,
-      this.inLobby,
-    );
+    this.frames = new Frames(context, this.connection, encoder, this.inLobby);
     this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
     await this.work();
   }
@@ -80,8 +69,11 @@ export class SocketSession {
   private receive(data: RawData, isBinary: boolean): void {
     if (this.socket.readyState !== this.socket.OPEN) return;
     this.connection?.hear();
-    this.inbox.push({ data, isBinary });
-    if (this.inbox.length > MAX_INBOX) this.socket.pause();
+    // One buffer, as `binaryType` is left as it is.
+    const frame = { data: data as Buffer, isBinary };
+    this.inbox.push(frame);
+    this.inboxBytes += frame.data.length;
+    if (this.inbox.length > MAX_INBOX.frames || this.inboxBytes > MAX_INBOX.bytes) this.socket.pause();
     if (!this.busy) void this.work().catch((error: unknown) => this.fail(error));
   }
 
@@ -90,6 +82,7 @@ export class SocketSession {
     // Many frames may have come at once.
     const turns = new Turns();
     for (let frame = this.inbox.shift(); frame; frame = this.inbox.shift()) {
+      this.inboxBytes -= frame.data.length;
       if (this.socket.readyState !== this.socket.OPEN) return;
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
         this.context.metrics.limited("bad_frames");
@@ -104,11 +97,11 @@ export class SocketSession {
     if (this.socket.isPaused) this.socket.resume();
   }
 
-  private async handle(data: RawData, isBinary: boolean): Promise<boolean> {
+  private async handle(data: Buffer, isBinary: boolean): Promise<boolean> {
     const { frames, connection } = this;
     if (!frames || !connection) return true;
     try {
-      this.spend(1);
+      this.context.limits.frame(connection.reader, data.length);
     } catch (error) {
       frames.refuse(error);
       return false;
@@ -117,19 +110,12 @@ export class SocketSession {
       frames.refuse(new InvalidInput([{ path: "", message: "binary frames are not understood: send text" }]));
       return false;
     }
-    const text = (data as Buffer).toString();
+    const text = data.toString();
     if (this.inLobby) {
-      this.log.info({ user_id: connection.reader.userId, bytes: text.length }, "message");
+      const line = { user_id: connection.reader.userId, bytes: data.length };
+      this.context.lobbyLog.line((unlogged) => this.log.info({ ...line, ...unlogged }, "message"));
     }
     return frames.handle(text);
-  }
-
-  private spend(frames: number): void {
-    const { frameRate } = this.context.settings;
-    // Whatever it costs, it is to be had after a second of silence.
-    if (this.rate.take(Math.min(frames, frameRate)) === 0) return;
-    const message = `a connection may send ${frameRate} frames a second: nothing was done`;
-    throw new RelayError("too_many", message, { limit: "frames" });
   }
 
   private closed(code: number): void {

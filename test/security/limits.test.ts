@@ -223,6 +223,35 @@ test("waits: so many publishers may wait, and what is refused is not published",
   await relay.publish(event, "?wait=0");
 });
 
+test(
+  "total_buffer: all slow connections together hold no more than total-buffer, and get everything",
+  { timeout: 60_000 },
+  async () => {
+    const relay = await startRelay({ totalBuffer: "1MiB", maxBuffer: "1MiB" });
+    const connections: Bare[] = [];
+    for (let user_id = 0; user_id < 20; user_id++) {
+      const { url } = await relay.register({ user_id, topics: ["t"] });
+      const bare = await Bare.webSocket(relay.http, `${new URL(url).pathname}?ack=manual`);
+      bare.socket.pause();
+      connections.push(bare);
+    }
+    const message = "x".repeat(60_000);
+    for (let count = 0; count < 200; count++) await relay.publish({ topic: "t", message });
+    const metrics = await (await relay.fetch("/metrics")).text();
+    const buffered = Number(/^relay_buffered_bytes (\d+)/m.exec(metrics)?.[1]);
+    expect(buffered).toBeGreaterThan(0);
+    // Each connection may have one frame waiting, whatever waits for the others.
+    expect(buffered).toBeLessThan(2 ** 20 + 20 * 64 * 1024 + 2 ** 20);
+    await expectCounted(relay, "total_buffer");
+    for (const { socket } of connections) socket.resume();
+    const events = ({ text }: Bare): number => text.split(message).length - 1;
+    await expect.poll(() => connections.map(events), { timeout: 30_000 }).toEqual(connections.map(() => 200));
+    await expect
+      .poll(async () => /^relay_buffered_bytes (\d+)/m.exec(await (await relay.fetch("/metrics")).text())?.[1])
+      .toBe("0");
+  },
+);
+
 test("every limit there is was shown to be counted", () => expect([...shown].sort()).toEqual([...LIMIT_NAMES].sort()));
 
 test("a bucket lets through its burst, then its rate, and more than it holds when it is full", async () => {

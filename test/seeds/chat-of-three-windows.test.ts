@@ -28,7 +28,7 @@ test("three windows: each text reaches all three, each has its own number, and i
     for (const each of windows) expect(await each.next()).toBe(text);
   }
   const logged = (msg: string) => log.filter((line) => line["msg"] === msg).map((line) => line["user_id"]);
-  expect(logged("connected")).toEqual([1, 2, 3]);
+  expect(logged("connected")).toEqual(["$1", "$2", "$3"]);
   // Each window said `ping` once, to begin with.
-  expect(logged("message")).toEqual([1, 2, 3, 1, 2, 3]);
+  expect(logged("message")).toEqual(["$1", "$2", "$3", "$1", "$2", "$3"]);
 });

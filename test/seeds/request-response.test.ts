@@ -6,10 +6,10 @@ test("connected, echo, broadcast, get_connections", async () => {
   const relay = await startRelay();
   const one = await relay.connect("/ws");
   const connected = await one.json<{ data: { connection_id: string } }>();
-  expect(connected).toMatchObject({ type: "notification", data: { event: "connected", user_id: 1, gap: false } });
+  expect(connected).toMatchObject({ type: "notification", data: { event: "connected", user_id: "$1", gap: false } });
   expect(connected.data.connection_id).toMatch(/^[\da-f]{32}$/);
   const two = await relay.connect("/ws");
-  expect(await two.json()).toMatchObject({ data: { event: "connected", user_id: 2 } });
+  expect(await two.json()).toMatchObject({ data: { event: "connected", user_id: "$2" } });
 
   one.say({ id: "msg-123", type: "request", action: "echo", payload: { message: "Hello" } });
   expect(await one.json()).toEqual({ id: "msg-123", type: "response", data: { echo: "Hello" } });

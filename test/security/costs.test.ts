@@ -1,0 +1,137 @@
+import { Writable } from "node:stream";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { expect, onTestFinished, test } from "vitest";
+import { parseSettings } from "../../src/config.js";
+import { createServer } from "../../src/server.js";
+import { Bare } from "../support/bare.js";
+import { startRelay } from "../support/relay.js";
+import { openSocket } from "../support/socket.js";
+
+/** A masked text frame (RFC 6455 section 5.2), with a mask of zeros. */
+function frame(text: string): Buffer {
+  const payload = Buffer.from(text);
+  const head = Buffer.alloc(14);
+  head[0] = 0x81;
+  head[1] = 0x80 | 127;
+  head.writeBigUInt64BE(BigInt(payload.length), 2);
+  return Buffer.concat([head, payload]);
+}
+
+function echoOf(bytes: number): string {
+  return JSON.stringify({ id: 1, type: "request", action: "echo", payload: { message: "x".repeat(bytes) } });
+}
+
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+
+/** Bytes that this process holds, in the heap and outside of it. */
+function held(): number {
+  collectGarbage();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+/** Writes until the other end takes nothing more. */
+async function fill({ socket }: Bare, bytes: Buffer): Promise<void> {
+  for (let stuck = 0; stuck < 20;) {
+    const before = socket.bytesWritten - socket.writableLength;
+    if (socket.writableLength < 2 ** 20) socket.write(bytes);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    stuck = socket.bytesWritten - socket.writableLength > before ? 0 : stuck + 1;
+  }
+}
+
+test("echoes that a client never reads cost little more than max-buffer", { timeout: 60_000 }, async () => {
+  const relay = await startRelay({ frameRate: 1_000_000, maxBuffer: "1MiB" });
+  const grown: number[] = [];
+  // What is made once for all connections is not the first one's.
+  for (let user_id = 0; user_id < 2; user_id++) {
+    const { url } = await relay.register({ user_id });
+    const bare = await Bare.webSocket(relay.http, new URL(url).pathname);
+    bare.socket.pause();
+    const before = held();
+    await fill(bare, frame(echoOf(300_000)));
+    grown.push(held() - before);
+  }
+  expect(Math.min(...grown)).toBeLessThan(4 * 2 ** 20);
+});
+
+test("frames count by their bytes, and by the topics that they change, on all connections of a client", async () => {
+  const relay = await startRelay({ frameRate: 100 });
+  const topics = Array.from({ length: 990 }, (_, index) => `${index}.`.padEnd(255, "x"));
+  const { url } = await relay.register({ user_id: 1, topics });
+  let [changed, refused] = [0, 0];
+  for (let connection = 0; connection < 3; connection++) {
+    const client = await relay.connect(`${url}?format=json`);
+    await client.json();
+    for (let count = 0; count < 10; count++) {
+      client.say({
+        id: 1,
+        type: "request",
+        action: count % 2 ? "unsubscribe" : "subscribe",
+        payload: { topics: ["more"] },
+      });
+      const { type } = await client.json();
+      if (type === "response") changed++;
+      else refused++;
+    }
+    await client.close();
+  }
+  // 990 long topics are 61 times 4 KiB: three of them at once, and not two a second.
+  expect(changed).toBeGreaterThanOrEqual(3);
+  expect(changed).toBeLessThan(10);
+  expect(refused).toBe(30 - changed);
+  const other = await relay.connect((await relay.register({ user_id: 2 })).url);
+  expect(await other.request("echo", { message: "x" })).toEqual({ echo: "x" });
+});
+
+test("a user that the relay numbers is named by nobody else", async () => {
+  const relay = await startRelay();
+  const lobby = await relay.connect("/ws");
+  const hello = (await lobby.json()) as { data: { user_id: string } };
+  expect(hello.data.user_id).toBe("$1");
+  await lobby.request("subscribe", { topics: ["orders"] });
+  expect(await relay.publish({ user_id: 1, topic: "orders", message: "for user 1 alone" })).toMatchObject({
+    matched: 0,
+  });
+  expect(await lobby.settled()).toEqual([]);
+  for (const [path, body] of [
+    ["/register", { user_id: "$1" }],
+    ["/publish", { user_id: "$1", topic: "orders", message: 1 }],
+    ["/publish", { user_ids: [1, "$1"], topic: "orders", message: 1 }],
+  ] as const) {
+    expect((await relay.send("POST", path, body)).status).toBe(400);
+  }
+  await relay.register({ user_id: "$1x" });
+  expect(await (await relay.send("DELETE", "/users/$1")).json()).toEqual({ removed: 1 });
+});
+
+test("of many messages in the lobby a few are logged, and how many are not", async () => {
+  const lines: Record<string, unknown>[] = [];
+  const logTo = new Writable({
+    write: (line, _encoding, done) => {
+      lines.push(JSON.parse(String(line)) as Record<string, unknown>);
+      done();
+    },
+  });
+  const settings = parseSettings({ engine: "memory", logLevel: "info" });
+  const { app, startup } = await createServer(settings, { logTo });
+  onTestFinished(() => app.close());
+  const address = (await app.listen({ host: "127.0.0.1", port: 0 })).replace("http", "ws");
+  await startup.loaded;
+  const lobby = await openSocket(`${address}/ws?format=raw`);
+  for (let count = 0; count < 1000; count++) lobby.say("ping");
+  await lobby.take(1000);
+  const messages = (): Record<string, unknown>[] => lines.filter(({ msg }) => msg === "message");
+  expect(messages().length).toBeLessThan(200);
+  let said = 1000;
+  // The next line that is written tells of those that were not.
+  await expect
+    .poll(async () => {
+      said++;
+      await lobby.settled();
+      return messages().reduce((sum, { unlogged = 0 }) => sum + 1 + Number(unlogged), 0) - said;
+    })
+    .toBe(0);
+});
