@@ -1,60 +1,126 @@
 import type { ClientId } from "../../core/client.js";
 import type { Matched } from "../../core/engine.js";
-import type { EventId } from "../../core/id.js";
-import { formatId, parseId } from "../../core/id.js";
+import { type EventId, formatId, parseId } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
 import type { Audience } from "./block.js";
-import { clientOf, idKey } from "./bytes.js";
+import { CLIENT_BYTES, clientOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
+import { type Difference, differenceOf } from "./difference.js";
 import type { Changes, Table } from "./tables.js";
 
 /** Longer lists are kept once, for all events that matched the same clients. */
 const MAX_INLINE = 8;
 
-/** Milliseconds in which events may share a list: what is older than that before the floor has no reader left. */
-export const AUDIENCE_LIFE = 60_000;
+/** Milliseconds in which events may share a list, and in which other lists may be kept as a difference to it. */
+const SHARED_FOR = 60_000;
 
-const CLIENT_BYTES = 16;
+/** Milliseconds: what is older than that before the floor has no reader left. */
+export const AUDIENCE_LIFE = 2 * SHARED_FOR;
+
+/** Shorter lists are kept whole. */
+const MIN_DIFFERENT = 64;
+
+/** Lists that later ones are compared with: how many, with how many clients in all, and with the same first client. */
+const MAX_BASES = { lists: 64, clients: 1_000_000, alike: 4 };
 
 /** Clients that are written in one piece. */
 const PIECE = 1000;
 
+/** The first byte of a row that is a difference, and the bytes before what it lists. */
+const DIFFERENCE = 1;
+const DIFFERENCE_HEAD = 1 + ID_BYTES + 4;
+
+/** A list that is kept whole. */
+interface Base {
+  readonly at: EventId;
+  readonly list: readonly Matched[];
+}
+
 /** Whom events matched, for their receipts. The key is the id of the first event that a list was kept for. */
 export class Audiences {
   private kept = new WeakMap<readonly Matched[], EventId>();
+  /** Oldest first. */
+  private bases: Base[] = [];
 
   constructor(private readonly table: Table) {}
 
   /** How an event's record names those that it matched: there may be a million. */
   *keep(changes: Changes, event: EventId, matched: readonly Matched[]): Pieces<Audience> {
     if (matched.length <= MAX_INLINE) return matched.map(({ id }) => id);
-    let at = this.kept.get(matched);
-    if (!at || event.ms - at.ms >= AUDIENCE_LIFE) {
-      at = event;
-      this.kept.set(matched, at);
-      const bytes = Buffer.allocUnsafeSlow(matched.length * CLIENT_BYTES);
-      for (let index = 0; index < matched.length; index++) {
-        bytes.write((matched[index] as Matched).id, index * CLIENT_BYTES, "hex");
-        if (index % PIECE === PIECE - 1) yield;
-      }
-      changes.put(this.table, idKey(at), bytes);
-    }
-    return formatId(at);
+    const at = this.kept.get(matched);
+    if (at && event.ms - at.ms < SHARED_FOR) return formatId(at);
+    this.kept.set(matched, event);
+    changes.put(this.table, idKey(event), yield* this.rowOf(event, matched));
+    return formatId(event);
   }
 
   /** To be called when what was kept last was not: it has to be kept again. */
   forget(): void {
     this.kept = new WeakMap();
+    this.bases = [];
   }
 
   /** @returns undefined when the list is not kept any more */
   clients(audience: Audience): readonly ClientId[] | undefined {
     if (typeof audience !== "string") return audience;
     const at = parseId(audience);
-    const bytes = at && this.table.get(idKey(at));
-    if (!bytes) return undefined;
-    const count = Math.floor(bytes.length / CLIENT_BYTES);
-    return Array.from({ length: count }, (_, index) => {
-      return clientOf(bytes.subarray(index * CLIENT_BYTES, (index + 1) * CLIENT_BYTES));
-    });
+    const row = at && this.table.get(idKey(at));
+    if (!row) return undefined;
+    // A whole list has nothing but clients.
+    if (row.length % CLIENT_BYTES === 0) return clientsIn(row);
+    const base = this.table.get(idKey(readId(row, 1)));
+    if (!base) return undefined;
+    const added = DIFFERENCE_HEAD + row.readUInt32BE(1 + ID_BYTES) * 4;
+    const removed = new Set<number>();
+    for (let offset = DIFFERENCE_HEAD; offset < added; offset += 4) removed.add(row.readUInt32BE(offset));
+    const stayed = clientsIn(base).filter((_, index) => !removed.has(index));
+    return [...stayed, ...clientsIn(row.subarray(added))];
   }
+
+  /** Whoever comes or goes makes a new list, little different from the one before: only the difference is written. */
+  private *rowOf(at: EventId, list: readonly Matched[]): Pieces<Buffer> {
+    if (list.length >= MIN_DIFFERENT) {
+      for (const base of this.basesFor(at, list)) {
+        const difference = yield* differenceOf(base.list, list);
+        if (difference) return encodeDifference(base.at, difference);
+      }
+      this.addBase({ at, list });
+    }
+    const row = Buffer.allocUnsafeSlow(list.length * CLIENT_BYTES);
+    for (let index = 0; index < list.length; index++) {
+      row.write((list[index] as Matched).id, index * CLIENT_BYTES, "hex");
+      if (index % PIECE === PIECE - 1) yield;
+    }
+    return row;
+  }
+
+  /** Newest first. Lists grow at their end, so those of the same subscriptions mostly begin with the same client. */
+  private basesFor(at: EventId, [first]: readonly Matched[]): Base[] {
+    this.bases = this.bases.filter((base) => at.ms - base.at.ms < SHARED_FOR);
+    return this.bases.filter(({ list }) => list[0] === first).reverse();
+  }
+
+  private addBase(base: Base): void {
+    const alike = this.basesFor(base.at, base.list);
+    const oldest = alike.length >= MAX_BASES.alike ? alike.at(-1) : undefined;
+    this.bases = [...this.bases.filter((each) => each !== oldest), base];
+    let clients = this.bases.reduce((sum, { list }) => sum + list.length, 0);
+    while (this.bases.length > MAX_BASES.lists || clients > MAX_BASES.clients) {
+      clients -= this.bases.shift()?.list.length ?? clients;
+    }
+  }
+}
+
+function encodeDifference(base: EventId, { removed, added }: Difference<Matched>): Buffer {
+  const row = Buffer.alloc(DIFFERENCE_HEAD + removed.length * 4 + added.length * CLIENT_BYTES);
+  row[0] = DIFFERENCE;
+  let at = row.writeUInt32BE(removed.length, writeId(row, base, 1));
+  for (const index of removed) at = row.writeUInt32BE(index, at);
+  for (const { id } of added) at += row.write(id, at, "hex");
+  return row;
+}
+
+function clientsIn(bytes: Buffer): ClientId[] {
+  const clients: ClientId[] = [];
+  for (let at = 0; at < bytes.length; at += CLIENT_BYTES) clients.push(clientOf(bytes.subarray(at, at + CLIENT_BYTES)));
+  return clients;
 }

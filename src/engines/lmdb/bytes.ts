@@ -6,6 +6,9 @@ import type { EventId } from "../../core/id.js";
 /** Bytes of an id: milliseconds and sequence, 6 each. */
 export const ID_BYTES = 12;
 
+/** Bytes of a client's UUID. */
+export const CLIENT_BYTES = 16;
+
 /** The largest number that 6 bytes hold. */
 const MAX_PART = 2 ** 48 - 1;
 
