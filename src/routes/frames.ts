@@ -167,7 +167,7 @@ export class Frames {
   private async changed(change: TopicsChange): Promise<string[]> {
     const { reader } = this.connection;
     // All of them are looked at, and are answered.
-    this.limits.frames(reader, framesIn(reader.topics.reduce((bytes, topic) => bytes + topic.length, 0)));
+    this.limits.frames(reader.id, framesIn(reader.topics.reduce((bytes, topic) => bytes + topic.length, 0)));
     return ownTopics(await this.relay.clients.change(reader.id, change));
   }
 
@@ -194,7 +194,7 @@ export class Frames {
       "publish",
       drafts.map(({ topic }) => topic),
     );
-    this.limits.frames(this.connection.reader, drafts.length - 1);
+    this.limits.frames(this.connection.reader.id, drafts.length - 1);
     const [receipt] = await this.relay.publisher.publish(drafts);
     return receipt;
   }

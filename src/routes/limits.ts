@@ -2,8 +2,8 @@ import type { Socket } from "node:net";
 import rateLimit from "@fastify/rate-limit";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { isPrivate, type Settings } from "../config.js";
+import type { ClientId } from "../core/client.js";
 import { RelayError } from "../core/errors.js";
-import type { Reader } from "../core/reader.js";
 import { networkOf } from "../trust/hosts.js";
 import { keyOf } from "./access.js";
 
@@ -13,8 +13,11 @@ const BURST = 2;
 /** Bytes that count as one frame: longer frames count as several, and so do those that change long topics. */
 const FRAME_BYTES = 4096;
 
-/** How many buckets are remembered: one for each who publishes. */
-const MAX_BUCKETS = 10_000;
+/** Frames that a new connection counts as. */
+const CONNECTION_FRAMES = 50;
+
+/** How many callers are remembered for one rate. */
+const MAX_CALLERS = 10_000;
 
 /** Milliseconds over which requests are counted: long enough for many clients behind one address to come back at once. */
 const REQUEST_WINDOW = 10_000;
@@ -49,9 +52,22 @@ export class TokenBucket {
   }
 }
 
-/** A bucket for a rate, with room for its burst. */
-export function bucketFor(perSecond: number): TokenBucket {
-  return new TokenBucket(perSecond * BURST, perSecond);
+/** One rate for each of many callers. Those who were silent for longest are forgotten first: they may begin anew. */
+class Rates {
+  private readonly callers = new Map<string, TokenBucket>();
+
+  constructor(private readonly perSecond: number) {}
+
+  /** As `TokenBucket.take`, of one caller. */
+  take(who: string, count: number): number {
+    const bucket = this.callers.get(who) ?? new TokenBucket(this.perSecond * BURST, this.perSecond);
+    // The one that was used last is the last in order.
+    this.callers.delete(who);
+    this.callers.set(who, bucket);
+    const [oldest] = this.callers.keys();
+    if (this.callers.size > MAX_CALLERS && oldest !== undefined) this.callers.delete(oldest);
+    return bucket.take(count);
+  }
 }
 
 /** How many frames so many bytes count as, besides the one that they come in. */
@@ -84,39 +100,45 @@ export async function limitRequests(app: FastifyInstance, { requestRate }: Setti
 
 /** How much each caller may publish, and how many connections one may have. */
 export class CallerLimits {
-  private readonly publishers = new Map<string, TokenBucket>();
-  /** Of a client and not of a connection: or a new connection would bring a new burst. */
-  private readonly clients = new WeakMap<Reader, TokenBucket>();
+  private readonly publishers: Rates;
+  private readonly clients: Rates;
   private readonly connections = new Map<string, number>();
   private readonly counted = new WeakSet<Socket>();
 
-  constructor(private readonly settings: Settings) {}
+  constructor(private readonly settings: Settings) {
+    this.publishers = new Rates(settings.publishRate);
+    this.clients = new Rates(settings.frameRate);
+  }
 
   /** To be called before events are published. @throws {RelayError} too_many */
   publish(request: FastifyRequest, events: number): void {
     const { publishRate } = this.settings;
     const key = keyOf(request);
     if (!key && isPrivate(this.settings)) return;
-    const wait = this.bucketOf(key ? `key ${key.name}` : callerNetwork(request)).take(events);
+    const wait = this.publishers.take(key ? `key ${key.name}` : callerNetwork(request), events);
     if (wait === 0) return;
     const message = `${key ? "this key" : "your address"} may publish ${publishRate} events a second: nothing was published`;
     throw new RelayError("too_many", message, { limit: "publishes", retryAfter: Math.ceil(wait) });
   }
 
   /** To be called before a client's frame is handled. @param bytes of the frame @throws {RelayError} too_many */
-  frame(reader: Reader, bytes: number): void {
-    this.frames(reader, 1 + framesIn(bytes));
+  frame(client: ClientId, bytes: number): void {
+    this.frames(client, 1 + framesIn(bytes));
   }
 
-  /** Counts frames that are more than one because of their work. @throws {RelayError} too_many */
-  frames(reader: Reader, frames: number): void {
+  /** To be called before a client gets another connection. @throws {RelayError} too_many */
+  connection(client: ClientId): void {
+    this.frames(client, CONNECTION_FRAMES);
+  }
+
+  /** Counts what is work like so many frames, on whatever connection. @throws {RelayError} too_many */
+  frames(client: ClientId, frames: number): void {
     const { frameRate } = this.settings;
-    const bucket = this.clients.get(reader) ?? bucketFor(frameRate);
-    this.clients.set(reader, bucket);
     // Whatever it costs, it is to be had after a second of silence.
-    if (bucket.take(Math.min(frames, frameRate)) === 0) return;
-    const message = `a client may send ${frameRate} frames a second, and long ones count as several: nothing was done`;
-    throw new RelayError("too_many", message, { limit: "frames" });
+    const wait = this.clients.take(client, Math.min(frames, frameRate));
+    if (wait === 0) return;
+    const message = `a client may send ${frameRate} frames a second, and some count as several: nothing was done`;
+    throw new RelayError("too_many", message, { limit: "frames", retryAfter: Math.ceil(wait) });
   }
 
   /**
@@ -145,15 +167,5 @@ export class CallerLimits {
     };
     socket.once("close", release);
     return release;
-  }
-
-  private bucketOf(who: string): TokenBucket {
-    const bucket = this.publishers.get(who) ?? bucketFor(this.settings.publishRate);
-    // The one that was used last is the last in order.
-    this.publishers.delete(who);
-    this.publishers.set(who, bucket);
-    const [oldest] = this.publishers.keys();
-    if (this.publishers.size > MAX_BUCKETS && oldest !== undefined) this.publishers.delete(oldest);
-    return bucket;
   }
 }

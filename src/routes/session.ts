@@ -101,7 +101,7 @@ export class SocketSession {
     const { frames, connection } = this;
     if (!frames || !connection) return true;
     try {
-      this.context.limits.frame(connection.reader, data.length);
+      this.context.limits.frame(connection.reader.id, data.length);
     } catch (error) {
       frames.refuse(error);
       return false;

@@ -76,7 +76,9 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     since: Since | undefined,
   ): Promise<{ id: string; gap: boolean }> {
     const id = await client();
-    return { id, gap: (await startup.relay.connections.preview(id, since)).gap };
+    const { gap } = await startup.relay.connections.preview(id, since);
+    limits.connection(id);
+    return { id, gap };
   }
 
   async function stream(request: FastifyRequest, reply: FastifyReply, client: () => Promise<string>): Promise<void> {

@@ -44,7 +44,10 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       const id = clientIdOf(request.params.id) ?? "";
       const { since } = connectionOptions(request);
       if ((await startup.relay.connections.preview(id, since)).gap) gaps.add(request.raw);
-      if (request.ws) limits.connect(request);
+      if (request.ws) {
+        limits.connection(id);
+        limits.connect(request);
+      }
       clients.set(request, id);
     },
     handler: plain,

@@ -335,7 +335,8 @@ test("a chat in many rooms costs as many frames as it has events", async () => {
   const frames = [await client.next()];
   while (!frames.at(-1)?.startsWith("{")) frames.push(await client.next());
   expect(JSON.parse(frames.pop() ?? "")).toMatchObject({ error: { code: "too_many" } });
-  expect([120, 180]).toContain(frames.length);
+  // Of 200 frames at once, the connection took 50 and the joins 60; more may have come meanwhile.
+  expect([60, 120]).toContain(frames.length);
 });
 
 test("a flood of topics: what they cost is given back when their clients go", async () => {
