@@ -1,4 +1,4 @@
-import { checkTopicCount, type ClientRecord } from "./client.js";
+import { checkTopics, type ClientRecord } from "./client.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
@@ -52,7 +52,7 @@ export class Admission {
     if (topics) checkAllowed(permissions, "subscribe", topics);
     const covers = coverOf(permissions.subscribe);
     const own = new Set(topics ?? this.settings.defaultTopics.filter(covers));
-    checkTopicCount(own.size);
+    checkTopics([...own]);
     return [...(inLobby && covers(BROADCAST) ? [BROADCAST] : []), ...own];
   }
 

@@ -1,18 +1,13 @@
 import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
+import { firstKept, growthAt, type Subscriptions } from "./history.js";
 import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { bytesOf, charactersOf, filtered, segmentsOf, sharedWith } from "./lists.js";
 import { coverOf, type Permissions } from "./permissions.js";
 import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
 export type ClientId = string;
-
-/** What a client was subscribed to, from one place in the log on. */
-export interface Subscriptions {
-  readonly from: EventId;
-  /** Topics and patterns, none twice. */
-  readonly topics: readonly string[];
-}
 
 /** Of the log: what comes after `after`, up to and with `through`. */
 export interface Stretch {
@@ -61,11 +56,11 @@ export const NOBODY = "";
 
 export const MAX_TOPICS = 1000;
 
-/** How many separate stretches that passed a client by are remembered for receipts. */
-const MAX_LOST = 16;
+/** Segments of all patterns of a client: what matches them takes up to 170 bytes of memory for each. */
+const MAX_SEGMENTS = 10_000;
 
-/** How many topic changes may wait for a client to catch up; beyond, the oldest is dropped and said as a gap. */
-const MAX_HISTORY = 64;
+/** How many separate stretches that passed a client by are remembered for receipts, and characters of their exceptions. */
+const MAX_LOST = { stretches: 16, characters: 256 * 1024 };
 
 /** What a client subscribes to now. */
 export function topicsOf(record: ClientRecord): readonly string[] {
@@ -90,7 +85,7 @@ export function ownTopics(record: ClientRecord): string[] {
 
 /**
  * The record with other topics from `at` on.
- * @throws {RelayError} bad_request: more than `MAX_TOPICS`
+ * @throws {RelayError} bad_request: as `checkTopics`
  */
 export function withTopics(record: ClientRecord, change: TopicsChange, at: EventId): ClientRecord {
   const before = topicsOf(record);
@@ -99,24 +94,45 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
     if (!isReserved(topic)) topics.delete(topic);
   }
   for (const topic of [...(change.add ?? []), change.join ?? []].flat()) topics.add(topic);
-  checkTopicCount([...topics].filter((topic) => !isReserved(topic)).length);
+  const names = change.set || change.add ? sharedWith(topics, before) : [...topics];
+  checkTopics(names, before);
+  const { rooms } = record;
+  const joined = change.join === undefined || rooms.includes(change.join) ? rooms : [...rooms, change.join];
   const changed = {
     ...record,
-    rooms: [...new Set([...record.rooms, change.join ?? []].flat())].filter((room) => topics.has(room)),
-    subscriptions: [...record.subscriptions, { from: at, topics: [...topics] }],
+    rooms: filtered(joined, (room) => topics.has(room)),
+    subscriptions: [...record.subscriptions, { from: at, topics: names }],
   };
   const pruned = withCursor(changed, record.cursor);
-  if (pruned.subscriptions.length <= MAX_HISTORY) return pruned;
-  const [, next] = pruned.subscriptions as [Subscriptions, Subscriptions];
-  const loss = { after: record.cursor, through: next.from };
-  return { ...withCursor(withLoss(pruned, loss), next.from), gap: true };
+  const first = pruned.subscriptions[firstKept(pruned.subscriptions)] as Subscriptions;
+  if (first === pruned.subscriptions[0]) return pruned;
+  const loss = { after: record.cursor, through: first.from };
+  return { ...withCursor(withLoss(pruned, loss), first.from), gap: true };
 }
 
-/** @throws {RelayError} bad_request: more than `MAX_TOPICS` */
-export function checkTopicCount(topics: number): void {
-  if (topics <= MAX_TOPICS) return;
-  const message = `a client has at most ${MAX_TOPICS} topics: this would be ${topics}`;
-  throw new RelayError("bad_request", message, { limit: "topics_per_client" });
+/** About how many bytes of memory the lists of a client take. Looks at the names of a long list only the first time. */
+export function weightOf({ subscriptions, rooms, allow, lost }: ClientRecord): number {
+  let bytes = bytesOf((subscriptions[0] as Subscriptions).topics) + bytesOf(rooms);
+  for (let index = 1; index < subscriptions.length; index++) bytes += growthAt(subscriptions, index);
+  for (const names of [allow?.subscribe, allow?.publish]) bytes += names ? bytesOf(names) : 0;
+  for (const { except } of lost) bytes += except ? bytesOf(except) : 0;
+  return bytes;
+}
+
+/**
+ * @param before topics that the client has already: should they be beyond the limit of segments, it may keep them
+ * @throws {RelayError} bad_request: more than `MAX_TOPICS`, or patterns of more than `MAX_SEGMENTS` segments
+ */
+export function checkTopics(topics: readonly string[], before: readonly string[] = []): void {
+  const own = topics.filter((topic) => !isReserved(topic));
+  if (own.length > MAX_TOPICS) throw tooMany(`${MAX_TOPICS} topics: this would be ${own.length}`);
+  const segments = segmentsOf(own);
+  if (segments <= MAX_SEGMENTS || segments <= segmentsOf(before)) return;
+  throw tooMany(`${MAX_SEGMENTS} segments in all its patterns: this would be ${segments}`);
+}
+
+function tooMany(what: string): RelayError {
+  return new RelayError("bad_request", `a client has at most ${what}`, { limit: "topics_per_client" });
 }
 
 /**
@@ -133,12 +149,13 @@ export function withAllow(
   sent: EventId,
 ): ClientRecord {
   if (record.subscriptions.every(({ topics }) => topics.every(covers))) return { ...record, allow };
-  let narrowed: ClientRecord = { ...record, allow, rooms: record.rooms.filter(covers) };
-  const subscriptions = record.subscriptions.map(({ from, topics }, index) => {
-    const kept = topics.filter(covers);
+  let narrowed: ClientRecord = { ...record, allow, rooms: filtered(record.rooms, covers) };
+  const subscriptions = record.subscriptions.map((entry, index) => {
+    const { from, topics } = entry;
+    const kept = filtered(topics, covers);
+    if (kept === topics) return entry;
     const [after, through] = [laterOf(sent, from), record.subscriptions[index + 1]?.from ?? at];
-    const isLess = kept.length < topics.length && compareIds(after, through) < 0;
-    if (isLess) narrowed = withLoss(narrowed, { after, through, except: kept });
+    if (compareIds(after, through) < 0) narrowed = withLoss(narrowed, { after, through, except: kept });
     return { from, topics: kept };
   });
   return { ...narrowed, subscriptions };
@@ -164,10 +181,19 @@ export function withProgress(record: ClientRecord, { cursor, confirmed }: Progre
 /** The record of a client that something passes by. */
 export function withLoss(record: ClientRecord, loss: Loss): ClientRecord {
   const lost = [...record.lost, loss];
-  if (lost.length <= MAX_LOST) return { ...record, lost };
   // Rather call something lost that was not than confirmed what was lost.
-  const [first, second, ...others] = lost as [Loss, Loss, ...Loss[]];
-  return { ...record, lost: [{ after: first.after, through: second.through }, ...others] };
+  if (lost.length > MAX_LOST.stretches) {
+    const [first, second] = lost as [Loss, Loss];
+    const isFinal = first.except ?? second.except;
+    lost.splice(0, 2, { after: first.after, through: second.through, ...(isFinal && { except: [] }) });
+  }
+  let characters = 0;
+  for (let index = lost.length - 1; index >= 0; index--) {
+    const each = lost[index] as Loss;
+    characters += each.except ? charactersOf(each.except) : 0;
+    if (each.except && characters > MAX_LOST.characters) lost[index] = { ...each, except: [] };
+  }
+  return { ...record, lost };
 }
 
 /** Whether an event passed the client by. */
@@ -180,7 +206,8 @@ export function isLost({ lost }: Pick<ClientRecord, "lost">, { id, topic }: Pick
 
 /**
  * The record of a client that goes on from `position`, which may be before the cursor: a replay is read with the
- * subscriptions of now, besides those of then, to which something may still be owed.
+ * subscriptions of now, besides those of then, to which something may still be owed. Is that too much to be kept, the
+ * others are dropped and said as a gap.
  * @param has up to where the client says that it has everything; absent: it says nothing
  */
 export function withPosition(record: ClientRecord, position: EventId, has: EventId | undefined): ClientRecord {
@@ -193,11 +220,26 @@ export function withPosition(record: ClientRecord, position: EventId, has: Event
   const back = { ...told, lost };
   if (record.subscriptions.length === 1) return withCursor(back, position);
   const now = topicsOf(record);
-  const owed = record.subscriptions.map(({ from, topics }, index) => ({
-    from: index === 0 ? record.cursor : from,
-    topics: [...new Set([...topics, ...now])],
-  }));
-  return { ...back, cursor: position, subscriptions: [{ from: ZERO, topics: now }, ...owed] };
+  const owed = record.subscriptions.map((entry, index) => {
+    const from = index === 0 ? record.cursor : entry.from;
+    const topics = withAll(entry.topics, now);
+    return topics === entry.topics && from === entry.from ? entry : { from, topics };
+  });
+  // Who goes back again and again has these in the first place already.
+  if (owed[0]?.topics.length === now.length) owed.shift();
+  const replay = { from: ZERO, topics: now };
+  const subscriptions = [replay, ...owed];
+  if (firstKept(subscriptions) === 0) return { ...back, cursor: position, subscriptions };
+  const { from } = record.subscriptions.at(-1) as Subscriptions;
+  const rest = withLoss(back, { after: had, through: from, except: now });
+  return { ...rest, cursor: position, subscriptions: [replay], gap: true };
+}
+
+/** The names, and others; the same list when it has them all. */
+function withAll(names: readonly string[], others: readonly string[]): readonly string[] {
+  const all = new Set(names);
+  for (const name of others) all.add(name);
+  return all.size === names.length ? names : [...all];
 }
 
 /** The subscriptions that hold for what comes after `position`, and where they end, if they do. */

@@ -161,7 +161,7 @@ export class Clients {
    */
   async claim(id: ClientId, locate: (record: ClientRecord) => Place, has?: EventId): Promise<Place> {
     const { node } = this;
-    let claimed: Place | undefined;
+    let claimed: { position: EventId; gap: boolean } | undefined;
     await this.update(
       id,
       (record) => {
@@ -169,7 +169,9 @@ export class Clients {
         claimed = { position, gap: gap || record.gap };
         const stays = compareIds(position, record.cursor) === 0;
         if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
-        return { ...withPosition(record, position, has), node, expiresAt: undefined, gap: false };
+        const placed = withPosition(record, position, has);
+        claimed.gap ||= placed.gap;
+        return { ...placed, node, expiresAt: undefined, gap: false };
       },
       false,
     );

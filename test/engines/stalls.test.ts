@@ -29,7 +29,8 @@ const lists = {
   "patterns that match nothing": THOUSAND.map((index) => `w.*.x${index}`),
   "patterns that begin in many ways": THOUSAND.map((index) => `w.${index * 50}.*`),
   "exact topics": THOUSAND.map((index) => wide(index * 50)),
-  "patterns as deep as they can be": THOUSAND.map((index) => {
+  // As many as there may be.
+  "patterns as deep as they can be": THOUSAND.slice(0, 78).map((index) => {
     const bits = index.toString(2).padStart(10, "0").replaceAll("0", "a.").replaceAll("1", "*.");
     return `${bits}${deep.slice(bits.length)}`;
   }),

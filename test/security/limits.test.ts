@@ -84,6 +84,22 @@ test("topics_per_client: 1,000, however they are added; and how long they are", 
   await refusedWith(relay.send("POST", "/register", { user_id: 1, topics: ["t".repeat(256)] }), 400, "bad_request");
 });
 
+test("topics_per_client: 10,000 segments in all patterns of a client, and any number in its topics", async () => {
+  const relay = await startRelay();
+  const deep = (index: number): string => `${index}.${"a.".repeat(97)}*.*`;
+  const patterns = Array.from({ length: 100 }, (_, index) => deep(index));
+  const topics = Array.from({ length: 100 }, (_, index) => `t.${deep(index).replaceAll("*", "b")}`);
+  const refused = await relay.send("POST", "/register", { user_id: 1, topics: [...patterns, ">"] });
+  expect(await refused.text()).toContain(
+    "a client has at most 10000 segments in all its patterns: this would be 10001",
+  );
+  expect(refused.status).toBe(400);
+  await expectCounted(relay, "topics_per_client");
+  const { id } = await relay.register({ user_id: 1, topics: [...patterns, ...topics] });
+  await refusedWith(relay.send("PATCH", `/register/${id}`, { add: ["*"] }), 400, "bad_request");
+  expect((await relay.send("PATCH", `/register/${id}`, { add: ["*"], remove: [deep(0)] })).status).toBe(200);
+});
+
 test("clients and clients_per_user: a flood of registrations ends at the limit, connected or not", async () => {
   const relay = await startRelay({ maxClients: 5, maxClientsPerUser: 3 });
   const made = await Promise.all(Array.from({ length: 20 }, () => relay.send("POST", "/register", { user_id: 1 })));
