@@ -48,6 +48,16 @@ export function clientOf(key: Buffer): ClientId {
   return key.toString("hex");
 }
 
+export function listKey(number: number): Buffer {
+  const key = Buffer.allocUnsafe(6);
+  key.writeUIntBE(number, 0, 6);
+  return key;
+}
+
+export function listNumber(key: Buffer): number {
+  return key.readUIntBE(0, 6);
+}
+
 /** Just above every key that starts with `prefix` and goes on with an id, a topic or a client. */
 export function endOf(prefix: Buffer): Buffer {
   return Buffer.concat([prefix, Buffer.alloc(ID_BYTES + 1, 0xff)]);

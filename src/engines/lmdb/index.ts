@@ -54,7 +54,7 @@ async function load(
   { directory, retention, report = () => undefined, window: limits = WINDOW }: LmdbOptions,
   loading: Loading,
 ): Promise<LocalEngine> {
-  const { clients, newest } = await restoreClients(root, loading);
+  const { clients, lists, newest } = await restoreClients(root, tables, loading);
   const keys = await restoreKeys(tables, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, newest);
@@ -62,9 +62,18 @@ async function load(
   const { age, count, bytes } = retention;
   const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
   const window = new Window(share, state.head);
-  const journal = new LmdbJournal(root, tables, window, retention, state, tombstones, (level, message, error) => {
-    report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
-  });
+  const journal = new LmdbJournal(
+    root,
+    tables,
+    window,
+    retention,
+    state,
+    tombstones,
+    lists,
+    (level, message, error) => {
+      report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
+    },
+  );
   return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
 }
 

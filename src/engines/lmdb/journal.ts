@@ -10,6 +10,7 @@ import { Audiences } from "./audiences.js";
 import { clientOf, endOf, ID_BYTES, idKey } from "./bytes.js";
 import { Commits, type Report, unavailable } from "./commits.js";
 import type { Group } from "./group.js";
+import type { Lists } from "./lists.js";
 import { LogReader } from "./log-reader.js";
 import { encode, type LogState } from "./records.js";
 import { Changes, META, type Tables } from "./tables.js";
@@ -58,6 +59,7 @@ export class LmdbJournal implements Journal {
     private readonly retention: Retention,
     { origin, head, floor, count }: LogState,
     private readonly tombstones: Tombstones,
+    private readonly lists: Lists,
     private readonly report: Report,
   ) {
     this.origin = origin;
@@ -65,7 +67,7 @@ export class LmdbJournal implements Journal {
     this.trimmer = new Trimmer(tables, retention, floor, count);
     this.reader = new LogReader(tables, () => this.floor, head);
     this.audiences = new Audiences(tables.audiences);
-    this.writer = new Writer(tables, this.reader, this.audiences);
+    this.writer = new Writer(tables, this.reader, this.audiences, lists);
     this.commits = new Commits(
       {
         commit: (group) => this.commit(group),
@@ -225,6 +227,7 @@ export class LmdbJournal implements Journal {
     const { origin, head, trimmer } = this;
     changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
     await changes.commit(this.root);
+    this.lists.written();
     this.trimDue ||= trimmer.count > this.retention.count;
   }
 

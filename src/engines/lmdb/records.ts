@@ -1,8 +1,9 @@
-import { type ClientId, type ClientRecord, NOBODY, type Progress } from "../../core/client.js";
+import { type ClientId, type ClientRecord, NOBODY, type Progress, type Stretch } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import type { KnownKey } from "../journal.js";
 import { idPair } from "./bytes.js";
+import type { Numbers, Ref } from "./lists.js";
 
 // Values in JSON, as what they hold may grow with versions. An id is `{"ms", "seq"}`.
 
@@ -32,55 +33,89 @@ export function decode(bytes: Buffer): unknown {
 }
 
 /** The fields that most clients do not have. */
-type More = Partial<Pick<ClientRecord, "rooms" | "lost" | "gap" | "allow" | "key" | "until">>;
+interface More extends Partial<Pick<ClientRecord, "gap" | "key" | "until">> {
+  readonly rooms?: Ref;
+  readonly lost?: readonly (Stretch & { readonly except?: Ref | undefined })[];
+  readonly allow?: Lists<Ref> | undefined;
+}
+
+/** What a client may do. */
+interface Lists<List> {
+  readonly subscribe?: List;
+  readonly publish?: List;
+}
 
 type Row = [
   userId: UserId,
   ttl: number,
   expiresAt: number | null,
-  subscriptions: [ms: number, seq: number, topics: readonly string[]][],
+  subscriptions: [ms: number, seq: number, topics: Ref][],
   more?: More,
 ];
 
 /**
  * A client's row. The id is the row's key, cursor and confirmations have a table of their own, and the relay that holds the
  * client is gone when the row is read.
+ * @param numbers of the lists that the row refers to
  */
-export function encodeClient(record: ClientRecord): Buffer {
+export function encodeClient(record: ClientRecord, numbers: Numbers): Buffer {
   const { userId, ttl, expiresAt, subscriptions, rooms, lost, gap, allow, key, until } = record;
+  const ref = (names: readonly string[]): Ref => numbers.get(names)?.number ?? names;
   const row: Row = [
     userId,
     ttl,
     expiresAt ?? null,
-    subscriptions.map(({ from, topics }) => [from.ms, from.seq, topics]),
+    subscriptions.map(({ from, topics }) => [from.ms, from.seq, ref(topics)]),
   ];
   const isPlain = rooms.length === 0 && lost.length === 0 && !gap && !allow && key === undefined && until === undefined;
-  if (!isPlain) row.push({ rooms, lost, gap, allow, key, until });
+  if (!isPlain) {
+    const losses = lost.map((loss) => ({ ...loss, except: loss.except && ref(loss.except) }));
+    row.push({ rooms: ref(rooms), lost: losses, gap, allow: allow && withLists(allow, ref), key, until });
+  }
   return Buffer.from(JSON.stringify(row));
+}
+
+function withLists<A, B>({ subscribe, publish }: Lists<A>, change: (list: A) => B): Lists<B> {
+  return {
+    ...(subscribe !== undefined && { subscribe: change(subscribe) }),
+    ...(publish !== undefined && { publish: change(publish) }),
+  };
 }
 
 export function encodeProgress({ cursor, confirmed }: ClientRecord): Buffer {
   return idPair(cursor, confirmed);
 }
 
-/** @throws {SyntaxError | TypeError} not what `encodeClient` made */
-export function decodeClient(id: ClientId, client: string, { cursor, confirmed }: Progress): ClientRecord {
+/**
+ * @param listOf the list that is referred to
+ * @throws {SyntaxError | TypeError} not what `encodeClient` made; and as `listOf`
+ */
+export function decodeClient(
+  id: ClientId,
+  client: string,
+  { cursor, confirmed }: Progress,
+  listOf: (ref: Ref) => readonly string[],
+): ClientRecord {
   const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
   // All records have their fields in this order, and equal ids are one object: there may be a million clients.
   return {
     id,
     userId,
-    subscriptions: subscriptions.map(([ms, seq, topics]) => ({ from: sharedId({ ms, seq }, cursor), topics })),
-    rooms: more.rooms ?? NONE,
-    allow: more.allow,
+    subscriptions: subscriptions.map(([ms, seq, topics]) => ({
+      from: sharedId({ ms, seq }, cursor),
+      topics: listOf(topics),
+    })),
+    rooms: more.rooms ? listOf(more.rooms) : NONE,
+    allow: more.allow && withLists(more.allow, listOf),
     key: more.key,
     until: more.until,
     ttl,
     expiresAt: expiresAt ?? undefined,
     cursor,
     confirmed,
-    lost: more.lost ?? NONE,
+    lost:
+      more.lost?.map(({ except, ...stretch }) => (except ? { ...stretch, except: listOf(except) } : stretch)) ?? NONE,
     gap: more.gap ?? false,
     node: NOBODY,
   };

@@ -6,17 +6,25 @@ import { Turns } from "../../core/turns.js";
 import { ClientTable } from "../client-table.js";
 import type { KnownKey } from "../journal.js";
 import { ID_BYTES, readId } from "./bytes.js";
+import { Lists } from "./lists.js";
 import { decode, decodeClient } from "./records.js";
 import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
 
 export interface RestoredClients {
   readonly clients: ClientTable;
+  readonly lists: Lists;
   /** The highest id that any of them knows. */
   readonly newest: EventId;
 }
 
 /** Reads all clients into memory. */
-export async function restoreClients(root: RootDatabase<Buffer, Buffer>, loading: Loading): Promise<RestoredClients> {
+export async function restoreClients(
+  root: RootDatabase<Buffer, Buffer>,
+  tables: Tables,
+  loading: Loading,
+): Promise<RestoredClients> {
+  const lists = new Lists(tables.lists);
+  const restoring = await lists.restore(loading);
   const rows = openClients(root, "clients", (bytes, length) => bytes.toString("utf8", 0, length));
   const cursors = openClients(root, "cursors", (bytes): Progress => {
     const cursor = readId(bytes);
@@ -37,14 +45,16 @@ export async function restoreClients(root: RootDatabase<Buffer, Buffer>, loading
     for (const { key, value } of piece) {
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
-      const record = decodeClient(key, value, next.value.value);
+      const record = decodeClient(key, value, next.value.value, restoring.listOf);
+      restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
       clients.add(record);
     }
     progress.return?.();
     if (turns.over) await turns.rest();
   }
-  return { clients, newest };
+  restoring.end();
+  return { clients, lists, newest };
 }
 
 /** Reads the idempotency keys, oldest first. */

@@ -13,6 +13,7 @@ const NAMES = [
   "missed",
   "clients",
   "cursors",
+  "lists",
   "gone",
   "keys",
 ] as const;
@@ -58,18 +59,28 @@ export function openClients<V>(
 /** Rows that are read at a time: few enough to leave the event loop to others afterwards. */
 const PIECE = 500;
 
+/** Characters or bytes of values with which a piece ends all the same: some values are long. */
+const PIECE_SIZE = 256 * 1024;
+
 /**
  * All rows, in order, in pieces: a read transaction that stayed open while others have their turn would keep LMDB from
  * using freed pages again.
  */
-export function* piecesOf<V, K extends Key>(
+export function* piecesOf<V extends { readonly length: number }, K extends Key>(
   table: Database<V, K>,
   size = PIECE,
 ): Generator<readonly { readonly key: K; readonly value: V }[]> {
   for (let last: K | undefined; ;) {
-    const rows = [...table.getRange({ ...(last !== undefined && { start: last, exclusiveStart: true }), limit: size })];
+    const range = table.getRange({ ...(last !== undefined && { start: last, exclusiveStart: true }), limit: size });
+    const rows: { readonly key: K; readonly value: V }[] = [];
+    let left = PIECE_SIZE;
+    for (const row of range) {
+      rows.push(row);
+      left -= row.value.length;
+      if (left < 0) break;
+    }
     if (rows.length > 0) yield rows;
-    if (rows.length < size) return;
+    if (rows.length < size && left >= 0) return;
     last = rows.at(-1)?.key;
   }
 }

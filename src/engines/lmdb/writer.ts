@@ -5,6 +5,7 @@ import type { Audiences } from "./audiences.js";
 import { encodeBlock, MAX_BYTES, MAX_EVENTS, MAX_ROWS, recordOf } from "./block.js";
 import { clientKey, idKey } from "./bytes.js";
 import type { Group } from "./group.js";
+import type { Lists } from "./lists.js";
 import { type LogReader, replaceableKey } from "./log-reader.js";
 import { BlockPostings, decodePlaces, encodePlaces, postingKeys } from "./postings.js";
 import { encode, encodeClient, encodeProgress } from "./records.js";
@@ -16,27 +17,14 @@ export class Writer {
     private readonly tables: Tables,
     private readonly reader: LogReader,
     private readonly audiences: Audiences,
+    private readonly lists: Lists,
   ) {}
 
   /** @returns digests of the replacement keys that have newer events now */
   *write(changes: Changes, group: Group): Pieces<Set<string>> {
     const renewed = yield* this.writeEvents(changes, group);
+    yield* this.writeClients(changes, group);
     const { tables } = this;
-    for (const record of group.clients.values()) {
-      changes.put(tables.clients, clientKey(record.id), encodeClient(record));
-      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
-      yield;
-    }
-    for (const record of group.moved.values()) {
-      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
-      yield;
-    }
-    for (const [id, tombstone] of group.gone) {
-      changes.remove(tables.clients, clientKey(id));
-      changes.remove(tables.cursors, clientKey(id));
-      changes.put(tables.gone, clientKey(id), encode(tombstone));
-      yield;
-    }
     for (const key of group.endedKeys) changes.remove(tables.keys, keyOf(key));
     for (const key of group.keys.values()) {
       changes.put(tables.keys, keyOf(key), encode(key));
@@ -47,6 +35,30 @@ export class Writer {
       yield;
     }
     return renewed;
+  }
+
+  private *writeClients(changes: Changes, group: Group): Pieces {
+    const { tables, lists } = this;
+    for (const record of group.moved.values()) {
+      // What it has read has lists that it needs no more: so its row is to change, also when this commit is tried again.
+      if (lists.isStale(record)) group.putClient(record);
+      else changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+      yield;
+    }
+    for (const record of group.clients.values()) {
+      const numbers = yield* lists.keep(record);
+      changes.put(tables.clients, clientKey(record.id), encodeClient(record, numbers));
+      changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
+      yield;
+    }
+    for (const [id, tombstone] of group.gone) {
+      lists.forget(id);
+      changes.remove(tables.clients, clientKey(id));
+      changes.remove(tables.cursors, clientKey(id));
+      changes.put(tables.gone, clientKey(id), encode(tombstone));
+      yield;
+    }
+    yield* lists.write(changes);
   }
 
   private *writeEvents(changes: Changes, { events, replaced }: Group): Pieces<Set<string>> {
