@@ -67,11 +67,26 @@ export type DeliveryState = "sent" | "confirmed" | "waiting" | "expired";
 
 /** An idempotency key: what is appended under it is appended once. */
 export interface Once {
+  /** Whose key it is: the same key of another owner is another key. Empty on an open relay, where all are one. */
+  readonly owner: string;
   readonly key: string;
   /** A digest of the request: the same key with another one is an error. */
   readonly fingerprint: string;
   /** Unix milliseconds until which the key is known. */
   readonly until: number;
+}
+
+/** One name for owner and key: different for each two that differ in either. */
+export function onceName({ owner, key }: Pick<Once, "owner" | "key">): string {
+  return JSON.stringify([owner, key]);
+}
+
+/** What became of one event, as its publisher is told. Counts that are not known for sure are absent. */
+export interface Counts {
+  readonly matched?: number;
+  readonly sent?: number;
+  readonly waiting?: number;
+  readonly confirmed?: number;
 }
 
 /** A client, as far as receipts need it: also one that is gone. */
@@ -95,7 +110,7 @@ export interface Appended {
   /** The ids, in the order of the drafts; those of the first request when this one is its duplicate. */
   readonly ids: readonly EventId[];
   /** Present when the key was known: the first request's reply, if it was settled. */
-  readonly duplicate?: { readonly reply: string | undefined };
+  readonly duplicate?: { readonly reply: readonly Counts[] | undefined };
 }
 
 /**
@@ -128,11 +143,16 @@ export interface Engine {
   join(follower: Follower, loading?: Loading): Promise<() => Promise<void>>;
   /**
    * Orders and keeps events; those with `ttl` 0 are ordered and handed on, and not kept.
-   * @throws {RelayError} idempotency_key_reused: `once.key` is known with another fingerprint
+   * @throws {RelayError} idempotency_key_reused: `once.key` is known with another fingerprint; too_many: the owner's
+   *   room for keys is full
    */
   append(drafts: readonly EventDraft[], once?: Once): Promise<Appended>;
-  /** Keeps the reply to a request with an idempotency key, for its duplicates. */
-  settle(key: string, reply: string): Promise<void>;
+  /**
+   * Keeps the reply to a request with an idempotency key, for its duplicates.
+   * @param ids as `append` gave them
+   * @param reply for each of them
+   */
+  settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): Promise<void>;
   /**
    * Reads events below the window's floor. MUST NOT hold the event loop for longer than some milliseconds, whatever it
    * is asked for. Absent: none are kept.

@@ -27,6 +27,7 @@ export const LIMIT_NAMES = [
   "replay_events",
   "total_buffer",
   "waits",
+  "idempotency_keys",
 ] as const;
 export type LimitName = (typeof LIMIT_NAMES)[number];
 

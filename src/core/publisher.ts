@@ -1,4 +1,4 @@
-import type { Delivery, DeliveryState, Engine, Once } from "./engine.js";
+import { type Counts, type Delivery, type DeliveryState, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
@@ -11,13 +11,9 @@ import { inTurns } from "./turns.js";
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
 
-/** What a publisher learns at once. Counts that are not known for sure are absent. */
-export interface PublishReply {
+/** What a publisher learns at once of one event. */
+export interface PublishReply extends Counts {
   readonly id: string;
-  readonly matched?: number;
-  readonly sent?: number;
-  readonly waiting?: number;
-  readonly confirmed?: number;
   readonly duplicate?: true;
 }
 
@@ -25,8 +21,17 @@ export interface PublishOptions {
   /** Milliseconds to wait for the confirmation of those in `sent`. */
   readonly wait?: number | undefined;
   readonly once?: Omit<Once, "until"> | undefined;
-  /** Ends the wait, as when nobody is there any more to be answered. */
+  /**
+   * Ends the wait, as when nobody is there any more to be answered. When requests with the same idempotency key share a
+   * wait, it ends when the signals of all of them are aborted.
+   */
   readonly signal?: AbortSignal | undefined;
+}
+
+/** The first request with an idempotency key. */
+interface Pending {
+  readonly fingerprint: string;
+  readonly replies: Promise<PublishReply[]>;
 }
 
 export interface PublisherSettings {
@@ -37,7 +42,7 @@ export interface PublisherSettings {
 /** The side of the relay that publishers see: append, count, wait, look up. */
 export class Publisher {
   /** Requests with an idempotency key that are under way. */
-  private readonly pending = new Map<string, { fingerprint: string; replies: Promise<PublishReply[]> }>();
+  private readonly pending = new Map<string, Pending>();
   /** How to end each wait for confirmations that is under way. */
   private readonly waits = new Set<() => void>();
   private waiting = 0;
@@ -79,15 +84,18 @@ export class Publisher {
       const { ids } = await this.engine.append(drafts);
       return this.replies(ids, wait, signal);
     }
-    const first = this.pending.get(once.key);
-    if (first?.fingerprint === once.fingerprint) return duplicates(await first.replies);
+    const name = onceName(once);
+    const first = this.pending.get(name);
+    if (first?.fingerprint === once.fingerprint) {
+      return duplicates(await first.replies);
+    }
     const replies = this.publishOnce(drafts, { ...once, until: Date.now() + KEY_WINDOW }, wait);
     if (first) return replies;
-    this.pending.set(once.key, { fingerprint: once.fingerprint, replies });
+    this.pending.set(name, { fingerprint: once.fingerprint, replies });
     try {
       return await replies;
     } finally {
-      this.pending.delete(once.key);
+      this.pending.delete(name);
     }
   }
 
@@ -142,12 +150,17 @@ export class Publisher {
     for (const end of this.waits) end();
   }
 
-  private async publishOnce(drafts: readonly EventDraft[], once: Once, wait?: number): Promise<PublishReply[]> {
+  private async publishOnce(
+    drafts: readonly EventDraft[],
+    once: Once,
+    wait: number | undefined,
+  ): Promise<PublishReply[]> {
     const { ids, duplicate } = await this.engine.append(drafts, once);
-    if (duplicate?.reply !== undefined) return duplicates(JSON.parse(duplicate.reply) as PublishReply[]);
+    if (duplicate?.reply)
+      return duplicates(duplicate.reply.map((counts, index) => ({ id: idAt(ids, index), ...counts })));
     const replies = await this.replies(ids, wait);
     if (duplicate) return duplicates(replies);
-    await this.engine.settle(once.key, JSON.stringify(replies));
+    await this.engine.settle(once, ids, replies);
     return replies;
   }
 
@@ -205,6 +218,10 @@ export class Publisher {
     const confirmed = receipt.matched.filter((reader) => this.receipts.state(receipt, reader) === "confirmed");
     return { ...reply, confirmed: confirmed.length };
   }
+}
+
+function idAt(ids: readonly EventId[], index: number): string {
+  return formatId(ids[index] as EventId);
 }
 
 /**

@@ -1,15 +1,10 @@
 import type { ClientId, ClientRecord } from "../core/client.js";
-import type { KeptClient, KeptReceipt, Matched, Once, StoreReading } from "../core/engine.js";
+import type { KeptClient, KeptReceipt, Matched, StoreReading } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
 import type { Query } from "../core/window.js";
 import type { ClientTable } from "./client-table.js";
-
-/** A request that was answered, or is under way, under an idempotency key. */
-export interface KnownKey extends Once {
-  readonly ids: readonly EventId[];
-  readonly reply: string | undefined;
-}
+import type { KeyStore } from "./keys.js";
 
 /** What outlived the process. */
 export interface Restored {
@@ -17,8 +12,6 @@ export interface Restored {
   /** Above every id that was ever given out. */
   readonly head: EventId;
   readonly clients: ClientTable;
-  /** Oldest first. */
-  readonly keys: Iterable<KnownKey>;
 }
 
 export interface JournalReceipt extends Omit<KeptReceipt, "matched"> {
@@ -30,6 +23,8 @@ export interface JournalReceipt extends Omit<KeptReceipt, "matched"> {
  * makes it safe in groups: whoever needs to know waits for `saved`.
  */
 export interface Journal {
+  /** What is put there gets safe with the rest. */
+  readonly keys: KeyStore;
   /** The log has nothing at or before this id. */
   readonly floor: EventId;
   /** @throws {RelayError} unavailable: nothing can be kept now */
@@ -44,8 +39,6 @@ export interface Journal {
   /** Only cursor and confirmations of the client have moved. */
   moveClient(record: ClientRecord): void;
   removeClient(record: ClientRecord, at: EventId): void;
-  putKey(key: KnownKey): void;
-  removeKey(key: KnownKey): void;
   miss(event: EventId, client: ClientId): void;
   /**
    * Resolves when everything that it was told so far is safe.
@@ -54,8 +47,6 @@ export interface Journal {
   saved(): Promise<void>;
   /** Makes an empty commit. Resolves when it is on disk. @throws {RelayError} unavailable */
   probe(): Promise<void>;
-  /** As `saved`, of all that it was told of a key. */
-  savedKey(key: string): Promise<void>;
   /** That an id was given out to something that is not kept. */
   note(id: EventId): void;
   read(query: Query): Promise<StoreReading>;

@@ -1,71 +1,93 @@
-import { Deque } from "../core/deque.js";
-import type { Once } from "../core/engine.js";
+import { hash } from "node:crypto";
+import { type Counts, type Once, onceName } from "../core/engine.js";
 import { RelayError } from "../core/errors.js";
-import type { KnownKey } from "./journal.js";
+import type { EventId } from "../core/id.js";
+import { packKey, unpackKey } from "./packed-key.js";
 
-/** Bytes that idempotency keys may take, with the ids and the replies that they stand for. */
-const MAX_BYTES = 64 * 1024 * 1024;
+/**
+ * Bytes that the idempotency keys of one owner may take: 2,000 keys a second of one event each, for the 10 minutes in which
+ * a key is known. Each key counts with `KEY_BYTES` and its packed value, about 34 bytes for one event.
+ */
+export const KEY_ROOM = 192 * 1024 * 1024;
 
-// Estimated, on 64-bit V8: a key's own objects, and an id.
-const KEY_BYTES = 512;
-const ID_BYTES = 48;
+/** What a key takes besides its packed value, roughly: digests, and what LMDB (or V8) needs for each entry. */
+const KEY_BYTES = 120;
 
-/** The idempotency keys that are known, in memory. */
-export class KnownKeys {
-  private readonly keys = new Map<string, KnownKey>();
-  /** In the order in which they end: all live equally long. */
-  private readonly oldest = new Deque<{ readonly key: string; readonly until: number }>();
-  private bytes = 0;
-
-  /** @param forgotten told of each key whose time is up */
-  constructor(private readonly forgotten: (key: KnownKey) => void) {}
-
-  /** @throws {RelayError} idempotency_key_reused: known with another fingerprint; unavailable: too many keys */
-  get(once: Once): KnownKey | undefined {
-    const now = Date.now();
-    this.forget(now);
-    const kept = this.keys.get(once.key);
-    const known = kept && kept.until > now ? kept : undefined;
-    if (known && known.fingerprint !== once.fingerprint) {
-      throw new RelayError("idempotency_key_reused", "this Idempotency-Key was used with another request");
-    }
-    if (!known && this.bytes >= MAX_BYTES) {
-      throw new RelayError("unavailable", "there is no room for more idempotency keys: the oldest end within minutes");
-    }
-    return known;
-  }
-
-  add(known: KnownKey): void {
-    // One that ended a moment ago may still be there.
-    const before = this.keys.get(known.key);
-    if (before) this.bytes -= bytesOf(before);
-    this.keys.set(known.key, known);
-    this.oldest.push(known);
-    this.bytes += bytesOf(known);
-  }
-
-  /** @returns the key with its reply; undefined when it is not known any more */
-  settle(key: string, reply: string): KnownKey | undefined {
-    const known = this.keys.get(key);
-    if (!known) return undefined;
-    const settled = { ...known, reply };
-    this.keys.set(key, settled);
-    this.bytes += bytesOf(settled) - bytesOf(known);
-    return settled;
-  }
-
-  private forget(now: number): void {
-    for (let first = this.oldest.at(0); first && first.until <= now; first = this.oldest.at(0)) {
-      this.oldest.shift();
-      const known = this.keys.get(first.key);
-      if (known?.until !== first.until) continue;
-      this.keys.delete(first.key);
-      this.bytes -= bytesOf(known);
-      this.forgotten(known);
-    }
-  }
+/** What stands under a key. */
+export interface KnownKey {
+  readonly ids: readonly EventId[];
+  /** Undefined while the first request is not answered yet, and when a crash came before that. */
+  readonly reply: readonly Counts[] | undefined;
 }
 
-function bytesOf({ ids, reply }: KnownKey): number {
-  return KEY_BYTES + ids.length * ID_BYTES + (reply?.length ?? 0);
+/** The idempotency keys that an engine knows. Each owner has a room of its own. */
+export interface KeyStore {
+  /** @throws {RelayError} idempotency_key_reused: known with another fingerprint */
+  find(once: Once): KnownKey | undefined;
+  /** To be called before a new key is put. @throws {RelayError} too_many: the owner's room is full */
+  checkRoom(owner: string): void;
+  /** Keeps a key that is new. */
+  add(once: Once, ids: readonly EventId[], reply?: readonly Counts[]): void;
+  /** Keeps the reply to the request of a key that is there. */
+  settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): void;
+  /** Resolves when all that was put of a key is as safe as the engine promises. @throws {RelayError} unavailable */
+  saved(once: Once): Promise<void>;
+  /** Drops keys whose time is up, as many as take a few milliseconds. @returns whether there are more */
+  trim(now: number): boolean;
+}
+
+/** Characters of a digest, in hex: 16 bytes. */
+const DIGEST = 32;
+
+export function digestOf(text: string): string {
+  return hash("sha256", text).slice(0, DIGEST);
+}
+
+/** Stands for owner and key together. */
+export function keyDigest(once: Once): string {
+  return digestOf(onceName(once));
+}
+
+/** What is kept under a key, in bytes. */
+export function packedKey({ fingerprint }: Once, ids: readonly EventId[], reply?: readonly Counts[]): Buffer {
+  return packKey(digestOf(fingerprint), ids, reply);
+}
+
+/** @throws {RelayError} idempotency_key_reused */
+export function openPacked(bytes: Buffer, once: Once): KnownKey {
+  const { fingerprint, ids, reply } = unpackKey(bytes);
+  if (fingerprint === digestOf(once.fingerprint)) return { ids, reply };
+  throw new RelayError("idempotency_key_reused", "this Idempotency-Key was used with another request");
+}
+
+/** What a key counts in its owner's room. @param length of the packed value */
+export function bytesOf(length: number): number {
+  return KEY_BYTES + length;
+}
+
+/**
+ * Refuses a new key when the owner's room is full. What has ended makes room at once, also while it is not dropped yet.
+ * @param excess bytes that have to be freed for it
+ * @param keys the owner's, those that end first at the front
+ * @throws {RelayError} too_many: and when there will be room
+ */
+export function refuseFull(excess: number, keys: Iterable<{ readonly until: number; readonly length: number }>): void {
+  const now = Date.now();
+  let left = excess;
+  for (const { until, length } of keys) {
+    left -= bytesOf(length);
+    if (left > 0) continue;
+    if (until <= now) return;
+    throw noRoom(Math.ceil((until - now) / 1000));
+  }
+  // The rest is not on disk yet.
+  throw noRoom();
+}
+
+function noRoom(retryAfter?: number): RelayError {
+  const message = "there is no room for more idempotency keys until the oldest end: nothing was published";
+  return new RelayError("too_many", message, {
+    limit: "idempotency_keys",
+    ...(retryAfter !== undefined && { retryAfter }),
+  });
 }

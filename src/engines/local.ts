@@ -1,15 +1,17 @@
 import type { ClientRecord } from "../core/client.js";
-import type {
-  Answer,
-  Appended,
-  Engine,
-  Entry,
-  Follower,
-  KeptReceipt,
-  Matched,
-  Once,
-  Question,
-  StoreReading,
+import {
+  type Answer,
+  type Appended,
+  type Counts,
+  type Engine,
+  type Entry,
+  type Follower,
+  type KeptReceipt,
+  type Matched,
+  type Once,
+  onceName,
+  type Question,
+  type StoreReading,
 } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
@@ -18,8 +20,8 @@ import { inTurns, Turns } from "../core/turns.js";
 import type { Query, Window } from "../core/window.js";
 import type { ClientTable } from "./client-table.js";
 import { LocalClients } from "./clients.js";
-import type { Journal, KnownKey, Restored } from "./journal.js";
-import { KnownKeys } from "./keys.js";
+import type { Journal, Restored } from "./journal.js";
+import type { KeyStore } from "./keys.js";
 
 /** Clients that are taken over between two reports of the progress. */
 const TELL_EVERY = 1024;
@@ -36,7 +38,6 @@ export class LocalEngine implements Engine {
   readonly miss?: Journal["miss"];
   private readonly records: ClientTable;
   private readonly followers = new Set<Follower>();
-  private readonly keys: KnownKeys;
   /** Requests whose events are being appended, in several turns. */
   private readonly batches = new Set<Promise<void>>();
   /** Keys whose first request is being appended. */
@@ -48,7 +49,8 @@ export class LocalEngine implements Engine {
   constructor(
     readonly name: string,
     readonly window: Window,
-    { origin, head, clients, keys }: Restored,
+    { origin, head, clients }: Restored,
+    private readonly keys: KeyStore,
     private readonly journal?: Journal,
   ) {
     this.origin = origin;
@@ -56,8 +58,6 @@ export class LocalEngine implements Engine {
     this.ids = new IdSource(head);
     this.records = clients;
     this.clients = new LocalClients((make) => this.orderClient(make), journal, clients);
-    this.keys = new KnownKeys((key) => journal?.removeKey(key));
-    for (const key of keys) this.keys.add(key);
     if (!journal) return;
     this.read = (query) => journal.read(query);
     this.receipt = async (event) => this.keptReceipt(event, journal);
@@ -92,11 +92,12 @@ export class LocalEngine implements Engine {
   async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
     // The first request with this key may still be under way.
     for (let first = this.first(once); first; first = this.first(once)) await first.catch(() => undefined);
-    const known = once && this.keys.get(once);
+    const known = once && this.keys.find(once);
     if (known) {
-      await this.journal?.savedKey(known.key);
+      await this.keys.saved(once);
       return { ids: known.ids, duplicate: { reply: known.reply } };
     }
+    if (once) this.keys.checkRoom(once.owner);
     const isKept = once !== undefined || drafts.some(({ ttl }) => ttl !== 0);
     if (isKept) this.journal?.check();
     const ids: EventId[] = [];
@@ -106,11 +107,9 @@ export class LocalEngine implements Engine {
     return { ids };
   }
 
-  async settle(key: string, reply: string): Promise<void> {
-    const settled = this.keys.settle(key, reply);
-    if (!settled) return;
-    this.journal?.putKey(settled);
-    await this.journal?.saved();
+  async settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): Promise<void> {
+    this.keys.settle(once, ids, reply);
+    await this.keys.saved(once);
   }
 
   async probe(): Promise<void> {
@@ -118,7 +117,7 @@ export class LocalEngine implements Engine {
   }
 
   trim(now: number): void {
-    this.trimWindow(now);
+    this.trimMemory(now);
     this.journal?.trim(now);
   }
 
@@ -132,7 +131,7 @@ export class LocalEngine implements Engine {
   }
 
   private first(once: Once | undefined): Promise<void> | undefined {
-    return once && this.appending.get(once.key);
+    return once && this.appending.get(onceName(once));
   }
 
   private async underWay(batch: Promise<void>): Promise<void> {
@@ -155,19 +154,20 @@ export class LocalEngine implements Engine {
     try {
       const appended = this.appendAll(drafts, ids);
       if (appended) {
-        this.appending.set(once.key, appended);
+        this.appending.set(onceName(once), appended);
         await appended;
       }
-      this.keep({ ...once, ids, reply: undefined });
+      this.keys.add(once, ids);
     } finally {
-      this.appending.delete(once.key);
+      this.appending.delete(onceName(once));
       release?.();
     }
   }
 
   /** Leaves the event loop to others in between: very much may be too old at once. */
-  private trimWindow(now: number): void {
-    if (this.window.trim(now)) setImmediate(() => this.trimWindow(now));
+  private trimMemory(now: number): void {
+    const more = [this.window.trim(now), this.keys.trim(now)];
+    if (more.includes(true)) setImmediate(() => this.trimMemory(now));
   }
 
   private appendOne(draft: EventDraft): EventId {
@@ -212,11 +212,6 @@ export class LocalEngine implements Engine {
         }),
       }
     );
-  }
-
-  private keep(key: KnownKey): void {
-    this.keys.add(key);
-    this.journal?.putKey(key);
   }
 
   /** Gives the clients whose relay is gone to another one. */

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Once } from "../core/engine.js";
 import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { formatId, parseId } from "../core/id.js";
@@ -81,10 +82,9 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
     };
   });
 
-  async function publish(drafts: readonly EventDraft[], options: PublishOptions & { key: string | undefined }) {
-    const { key, wait, signal } = options;
-    if (key === undefined) return startup.relay.publisher.publish(drafts, { wait, signal });
-    return startup.relay.publisher.publish(drafts, { wait, once: { key, fingerprint: await digest(drafts) }, signal });
+  async function publish(drafts: readonly EventDraft[], { name, wait, signal }: Asked) {
+    const once = name && { ...name, fingerprint: await digest(drafts) };
+    return startup.relay.publisher.publish(drafts, { wait, once, signal });
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */
@@ -106,10 +106,7 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
     return { drafts, outcomes };
   }
 
-  async function publishBatch(
-    { drafts, outcomes }: Batch,
-    options: PublishOptions & { key: string | undefined },
-  ): Promise<(PublishReply | Problem)[]> {
+  async function publishBatch({ drafts, outcomes }: Batch, options: Asked): Promise<(PublishReply | Problem)[]> {
     const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
     return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
   }
@@ -142,7 +139,13 @@ function checkUsers(drafts: readonly EventDraft[]): void {
   throw new RelayError("too_large", message, { limit: "batch_users" });
 }
 
-function optionsOf(request: FastifyRequest): PublishOptions & { key: string | undefined } {
+/** What a request asks for besides its events. */
+interface Asked extends Pick<PublishOptions, "wait" | "signal"> {
+  /** Of its idempotency key. */
+  readonly name: Pick<Once, "owner" | "key"> | undefined;
+}
+
+function optionsOf(request: FastifyRequest): Asked {
   const { wait } = request.query as { wait?: unknown };
   const key = request.headers["idempotency-key"];
   const seconds = typeof wait === "string" && /^\d+(?:\.\d+)?$/.test(wait) ? Number(wait) : undefined;
@@ -153,9 +156,8 @@ function optionsOf(request: FastifyRequest): PublishOptions & { key: string | un
     throw new InvalidInput([{ path: "Idempotency-Key", message: `must have 1 to ${MAX_IDEMPOTENCY_KEY} characters` }]);
   }
   // Those of one backend mean nothing to another.
-  const owner = keyOf(request);
-  const scoped = key === undefined || !owner ? key : `${owner.name}:${key}`;
-  return { key: scoped, wait: seconds === undefined ? undefined : seconds * 1000 };
+  const name = key === undefined ? undefined : { owner: keyOf(request)?.name ?? "", key };
+  return { name, wait: seconds === undefined ? undefined : seconds * 1000 };
 }
 
 /** Aborted when nobody can be answered any more. */

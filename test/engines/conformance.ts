@@ -174,14 +174,15 @@ export function testEngine(name: string, { make }: EngineSetup): void {
     });
 
     describe("appends once under an idempotency key", () => {
-      const once = { key: "k1", fingerprint: "f", until: Date.now() + 60_000 };
+      const once = { owner: "o", key: "k1", fingerprint: "f", until: Date.now() + 60_000 };
+      const reply = [{ matched: 3, sent: 2, waiting: 1 }];
 
       test("one after the other, with the first reply when there is one", async () => {
         const { engine } = await setUp();
         const { ids } = await engine.append([draft("a")], once);
         expect(await engine.append([draft("a")], once)).toEqual({ ids, duplicate: { reply: undefined } });
-        await engine.settle("k1", "reply");
-        expect(await engine.append([draft("a")], once)).toEqual({ ids, duplicate: { reply: "reply" } });
+        await engine.settle(once, ids, reply);
+        expect(await engine.append([draft("a")], once)).toEqual({ ids, duplicate: { reply } });
         expect(await read(engine, engine.origin)).toHaveLength(1);
       });
 
@@ -197,7 +198,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         await engine.append([draft("a")], once);
         const other = engine.append([draft("b")], { ...once, fingerprint: "g" });
         await expect(other).rejects.toMatchObject({ code: "idempotency_key_reused" });
-        const past = { key: "k2", fingerprint: "f", until: Date.now() - 1 };
+        const past = { ...once, key: "k2", until: Date.now() - 1 };
         await engine.append([draft("a")], past);
         expect((await engine.append([draft("a")], past)).duplicate).toBeUndefined();
       });
@@ -278,7 +279,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
 
       test("an idempotency key is known to both", async () => {
         const [here, there] = await both();
-        const once = { key: "k", fingerprint: "f" };
+        const once = { owner: "o", key: "k", fingerprint: "f" };
         const [first] = await here.publisher.publish([draft("a")], { once });
         const [second] = await there.publisher.publish([draft("a")], { once });
         expect(second).toEqual({ ...first, duplicate: true });

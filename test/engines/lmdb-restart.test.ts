@@ -149,13 +149,13 @@ describe("a restart keeps", () => {
   test("an idempotency key, with the first reply", async () => {
     const on = await stage();
     await on.relay.clients.register(registration);
-    const once = { key: "k", fingerprint: "f" };
+    const once = { owner: "o", key: "k", fingerprint: "f" };
     const first = await on.relay.publisher.publish([{ topic: "a", message: "1" }], { once });
     await on.restart();
     const second = await on.relay.publisher.publish([{ topic: "a", message: "1" }], { once });
     expect(second).toEqual([{ ...first[0], duplicate: true }]);
     expect(await messages(on.engine)).toEqual([1]);
-    const other = on.relay.publisher.publish([{ topic: "a", message: "2" }], { once: { key: "k", fingerprint: "g" } });
+    const other = on.relay.publisher.publish([{ topic: "a", message: "2" }], { once: { ...once, fingerprint: "g" } });
     await expect(other).rejects.toMatchObject({ code: "idempotency_key_reused" });
   });
 

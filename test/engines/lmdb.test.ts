@@ -186,7 +186,7 @@ test("a long request with an idempotency key is on disk whole when it is answere
   const engine = await openLmdbEngine({ directory, retention: RETENTION });
   onTestFinished(() => engine.close());
   const drafts = Array.from({ length: 20_000 }, (_, n) => ({ topic: "long", message: String(n) }));
-  const once = { key: "k", fingerprint: "f", until: Date.now() + 600_000 };
+  const once = { owner: "", key: "k", fingerprint: "f", until: Date.now() + 600_000 };
   const both = [engine.append(drafts, once), engine.append(drafts, once)];
   const others: Promise<unknown>[] = [];
   const timer = setInterval(() => others.push(engine.append([{ topic: "other", message: "1" }])), 1);

@@ -146,6 +146,26 @@ test("a start that was cut short before there was data is taken up", async () =>
   expect((await publish(await relayOn(other).address(), "works")).status).toBe(200);
 });
 
+test("after kill -9, what was answered under an idempotency key is a duplicate, and no other request has its key", async () => {
+  const directory = temporaryDirectory();
+  const relay = relayOn(directory);
+  const address = await relay.address();
+  const of = (key: number): Record<string, string> => ({ "idempotency-key": `key-${key}` });
+  const answered = new Map<number, string | undefined>();
+  const publishing = Array.from({ length: 20 }, async (_, publisher) => {
+    for (let key = publisher; ; key += 20) answered.set(key, (await publish(address, `${key}`, of(key))).body.id);
+  });
+  await expect.poll(() => answered.size).toBeGreaterThan(300);
+  relay.child.kill("SIGKILL");
+  await Promise.allSettled(publishing);
+  const after = await relayOn(directory).address();
+  for (const [key, id] of answered) {
+    expect(await publish(after, `${key}`, of(key))).toMatchObject({ status: 200, body: { id, duplicate: true } });
+  }
+  expect((await publish(after, "other", of(7))).status).toBe(422);
+  expect((await publish(after, "new", of(1_000_000))).body).not.toHaveProperty("duplicate");
+});
+
 const prlimit = systemProgram("prlimit");
 
 test.skipIf(prlimit === undefined)(

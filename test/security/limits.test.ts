@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { TokenBucket } from "../../src/routes/limits.js";
+import { MemoryEngine } from "../../src/engines/memory.js";
 import { LIMIT_NAMES, type LimitName } from "../../src/core/errors.js";
 import { Bare } from "../support/bare.js";
 import { bearer, limited, startRelay, type TestRelay } from "../support/relay.js";
@@ -145,6 +146,27 @@ test("publishes: a key that is too fast waits, and others do not", async () => {
   expect(await refusedWith(publish(KEY), 429, "too_many")).toContain("10 events a second");
   expect((await publish(`${KEY}2`)).status).toBe(200);
   await expectCounted(relay, "publishes", KEY);
+});
+
+test("idempotency_keys: a key whose room is full is told when there is more, and others go on", async () => {
+  const retention = { age: 3_600_000, count: 1000, bytes: 2 ** 26 };
+  const relay = await startRelay(keyed, undefined, new MemoryEngine(retention, 100_000));
+  const publish = async (secret: string, key: string): Promise<Response> => {
+    const headers = { ...bearer(secret), "idempotency-key": key };
+    return relay.send("POST", "/publish", { topic: "a", message: 1 }, headers);
+  };
+  let count = 0;
+  let answer = await publish(KEY, "0");
+  for (; answer.status === 200; answer = await publish(KEY, `${count}`)) count++;
+  expect(count).toBeGreaterThan(500);
+  expect(answer.status).toBe(429);
+  const seconds = Number(answer.headers.get("retry-after"));
+  expect(seconds).toBeGreaterThan(500);
+  expect(seconds).toBeLessThanOrEqual(600);
+  await refusedWith(publish(KEY, "more"), 429, "too_many");
+  expect(await (await publish(KEY, "0")).json()).toMatchObject({ duplicate: true });
+  expect((await publish(`${KEY}2`, "more")).status).toBe(200);
+  await expectCounted(relay, "idempotency_keys", KEY);
 });
 
 test("requests: strangers who are too fast wait, those with a key do not; a relay of this machine's own has no such limit", async () => {

@@ -1,6 +1,7 @@
 import type { FastifyInstance } from "fastify";
 import { onTestFinished } from "vitest";
 import { parseSettings, type SettingsInput } from "../../src/config.js";
+import type { Engine } from "../../src/core/engine.js";
 import { createServer } from "../../src/server.js";
 import { type Frames, openSocket } from "./socket.js";
 
@@ -35,9 +36,13 @@ export interface TestRelay {
   close(): Promise<void>;
 }
 
-/** @param secret of the key that `send`, `register` and `publish` show */
-export async function startRelay(options: SettingsInput = {}, secret?: string): Promise<TestRelay> {
-  const { app, startup } = await createServer(parseSettings({ logLevel: "silent", engine: "memory", ...options }));
+/**
+ * @param secret of the key that `send`, `register` and `publish` show
+ * @param engine absent: one as the options say
+ */
+export async function startRelay(options: SettingsInput = {}, secret?: string, engine?: Engine): Promise<TestRelay> {
+  const settings = parseSettings({ logLevel: "silent", engine: "memory", ...options });
+  const { app, startup } = await createServer(settings, engine && { engine });
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
   await startup.loaded;

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { RelayError } from "../../core/errors.js";
-import { Group } from "./group.js";
+import { Group, type NewKey } from "./group.js";
 
 /** Milliseconds until a commit that failed is tried again. */
 const RETRY_AFTER = 1000;
@@ -59,9 +59,14 @@ export class Commits {
     await (pending.isEmpty ? (this.waiting.at(-2) ?? underWay)?.saved : pending.saved);
   }
 
+  /** An idempotency key that is not safe yet, by its digest. */
+  key(digest: string): NewKey | undefined {
+    return this.groupOf(digest)?.keys.get(digest);
+  }
+
   /** Resolves when everything of an idempotency key is safe. @throws {RelayError} unavailable */
-  async savedKey(key: string): Promise<void> {
-    const group = [this.underWay, ...this.waiting].findLast((each) => each?.keys.has(key));
+  async savedKey(digest: string): Promise<void> {
+    const group = this.groupOf(digest);
     if (group && this.failed) throw unavailable();
     await group?.saved;
   }
@@ -85,6 +90,12 @@ export class Commits {
     this.closed = true;
     this.wake();
     await this.running;
+  }
+
+  /** The last group that has the key. */
+  private groupOf(digest: string): Group | undefined {
+    const group = this.waiting.findLast(({ keys }) => keys.has(digest));
+    return group ?? (this.underWay?.keys.has(digest) ? this.underWay : undefined);
   }
 
   private async run(): Promise<void> {

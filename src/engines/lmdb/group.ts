@@ -2,12 +2,20 @@ import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { Matched } from "../../core/engine.js";
 import type { Event } from "../../core/event.js";
 import type { EventId } from "../../core/id.js";
-import type { KnownKey } from "../journal.js";
 import type { Tombstone } from "./records.js";
 
 export interface NewEvent {
   readonly event: Event;
   readonly matched: readonly Matched[];
+}
+
+/** An idempotency key as a row. */
+export interface NewKey {
+  readonly owner: string;
+  readonly key: Buffer;
+  readonly value: Buffer;
+  /** It was not known before; otherwise only its reply has come. */
+  readonly isNew: boolean;
 }
 
 /** Each user of an event has its own place in the log: about as much work to write as so many characters. */
@@ -23,8 +31,10 @@ export class Group {
   readonly gone = new Map<ClientId, Tombstone>();
   /** Clients of which only the progress has changed. */
   readonly moved = new Map<ClientId, ClientRecord>();
-  readonly keys = new Map<string, KnownKey>();
-  readonly endedKeys = new Set<KnownKey>();
+  /** Idempotency keys, by their digests. */
+  readonly keys = new Map<string, NewKey>();
+  /** Bytes that they add to what each owner's keys count with. */
+  readonly keyBytes = new Map<string, number>();
   /** Without a client: those whom the event passed by are too many to be noted. */
   readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
   /** Commit this group even if it is empty: a readiness check waits for it. */
@@ -47,8 +57,8 @@ export class Group {
   }
 
   get isEmpty(): boolean {
-    const { events, missed, replaced, clients, gone, moved, keys, endedKeys } = this;
-    const sets = [replaced, clients, gone, moved, keys, endedKeys];
+    const { events, missed, replaced, clients, gone, moved, keys } = this;
+    const sets = [replaced, clients, gone, moved, keys];
     return !this.isProbe && events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
   }
 
@@ -66,9 +76,20 @@ export class Group {
     for (const record of later.clients.values()) this.putClient(record);
     for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
     for (const record of later.moved.values()) this.moved.set(record.id, record);
-    for (const key of later.keys.values()) this.keys.set(key.key, key);
-    for (const key of later.endedKeys) this.endedKeys.add(key);
+    for (const [digest, key] of later.keys) this.putKey(digest, key, 0);
+    for (const [owner, bytes] of later.keyBytes) this.addKeyBytes(owner, bytes);
     this.head = later.head ?? this.head;
+  }
+
+  /** @param bytes that it adds to what the owner's keys count with */
+  putKey(digest: string, key: NewKey, bytes: number): void {
+    const isNew = key.isNew || (this.keys.get(digest)?.isNew ?? false);
+    this.keys.set(digest, isNew === key.isNew ? key : { ...key, isNew });
+    this.addKeyBytes(key.owner, bytes);
+  }
+
+  private addKeyBytes(owner: string, bytes: number): void {
+    this.keyBytes.set(owner, (this.keyBytes.get(owner) ?? 0) + bytes);
   }
 
   putClient(record: ClientRecord): void {

@@ -8,9 +8,10 @@ import { explained, finishDirectory, isFull, openDirectory } from "./directory.j
 import type { Report } from "./commits.js";
 import { LmdbJournal } from "./journal.js";
 import { decode, encode, type LogState } from "./records.js";
-import { restoreClients, restoreKeys } from "./restore.js";
+import { restoreClients } from "./restore.js";
 import { Changes, META, openTables, type Tables } from "./tables.js";
 import { Tombstones } from "./tombstones.js";
+import { upgradeKeys } from "./upgrade-keys.js";
 
 /** The window's share of the log: what is read again soon, and what is not on disk yet. */
 const WINDOW = { count: 100_000, bytes: 64 * 1024 * 1024 };
@@ -29,6 +30,8 @@ export interface LmdbOptions {
   readonly loading?: Loading;
   /** Bounds of the newest events in memory. */
   readonly window?: Pick<Retention, "count" | "bytes">;
+  /** Bytes for the idempotency keys of each owner. */
+  readonly keyRoom?: number;
 }
 
 /**
@@ -51,30 +54,22 @@ export async function openLmdbEngine(options: LmdbOptions): Promise<LocalEngine>
 async function load(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
-  { directory, retention, report = () => undefined, window: limits = WINDOW }: LmdbOptions,
+  { directory, retention, report = () => undefined, window: limits = WINDOW, keyRoom }: LmdbOptions,
   loading: Loading,
 ): Promise<LocalEngine> {
   const { clients, lists, newest } = await restoreClients(root, tables, loading);
-  const keys = await restoreKeys(tables, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, newest);
   finishDirectory(directory);
   const { age, count, bytes } = retention;
   const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
   const window = new Window(share, state.head);
-  const journal = new LmdbJournal(
-    root,
-    tables,
-    window,
-    retention,
-    state,
-    tombstones,
-    lists,
-    (level, message, error) => {
-      report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
-    },
-  );
-  return new LocalEngine("lmdb", window, { ...state, clients, keys }, journal);
+  const tell: Report = (level, message, error) => {
+    report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
+  };
+  const journal = new LmdbJournal(root, tables, window, retention, state, tombstones, lists, tell, keyRoom);
+  await upgradeKeys(root, tables, journal, loading);
+  return new LocalEngine("lmdb", window, { ...state, clients }, journal.keys, journal);
 }
 
 /**

@@ -5,11 +5,12 @@ import { type Event, type EventDraft, replacementKey } from "../../core/event.js
 import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
 import { type Pieces, takeTurns } from "../../core/turns.js";
 import type { Query, Retention, Window } from "../../core/window.js";
-import type { Journal, JournalReceipt, KnownKey } from "../journal.js";
+import type { Journal, JournalReceipt } from "../journal.js";
 import { Audiences } from "./audiences.js";
 import { clientOf, endOf, ID_BYTES, idKey } from "./bytes.js";
 import { Commits, type Report, unavailable } from "./commits.js";
 import type { Group } from "./group.js";
+import { LmdbKeys } from "./keys.js";
 import type { Lists } from "./lists.js";
 import { LogReader } from "./log-reader.js";
 import { encode, type LogState } from "./records.js";
@@ -37,6 +38,7 @@ const COMPLAIN_EVERY = 60_000;
 
 /** What a LocalEngine is to keep, in LMDB: collected in groups, committed, read back and trimmed. */
 export class LmdbJournal implements Journal {
+  readonly keys: LmdbKeys;
   private readonly commits: Commits;
   private head: EventId;
   private readonly origin: EventId;
@@ -61,6 +63,7 @@ export class LmdbJournal implements Journal {
     private readonly tombstones: Tombstones,
     private readonly lists: Lists,
     private readonly report: Report,
+    keyRoom?: number,
   ) {
     this.origin = origin;
     this.head = head;
@@ -71,18 +74,22 @@ export class LmdbJournal implements Journal {
     this.commits = new Commits(
       {
         commit: (group) => this.commit(group),
-        succeeded: ({ head: last, events }) => {
+        succeeded: (group) => {
+          const { head: last, events } = group;
+          this.keys.committed(group);
           if (last) window.pinned = last;
           this.reader.last = events.at(-1)?.event.id ?? this.reader.last;
         },
         failed: ({ events }) => {
           this.trimmer.count -= events.length;
           this.audiences.forget();
+          this.keys.failed();
         },
         isDue: () => this.isDue(),
       },
       report,
     );
+    this.keys = new LmdbKeys(tables, this.commits, keyRoom);
     window.pinned = head;
   }
 
@@ -128,16 +135,6 @@ export class LmdbJournal implements Journal {
     this.note(at);
   }
 
-  putKey(key: KnownKey): void {
-    this.pending.keys.set(key.key, key);
-    this.commits.wake();
-  }
-
-  removeKey(key: KnownKey): void {
-    this.pending.endedKeys.add(key);
-    this.commits.wake();
-  }
-
   miss(event: EventId, client: ClientId): void {
     if (this.misses.size > MAX_EVENTS_MISSED) this.misses = new Map();
     const name = formatId(event);
@@ -150,10 +147,6 @@ export class LmdbJournal implements Journal {
 
   saved(): Promise<void> {
     return this.commits.saved();
-  }
-
-  savedKey(key: string): Promise<void> {
-    return this.commits.savedKey(key);
   }
 
   async probe(): Promise<void> {
@@ -215,7 +208,7 @@ export class LmdbJournal implements Journal {
     const { closed } = this.commits;
     const { head } = this.pending;
     if (head && (closed || head.ms - this.head.ms > ID_LAG)) return true;
-    return this.trimDue && !closed;
+    return (this.trimDue || this.keys.isDue) && !closed;
   }
 
   private async commit(group: Group): Promise<void> {
@@ -234,6 +227,7 @@ export class LmdbJournal implements Journal {
   /** What a commit brings, and what goes from the old end of the log with it. */
   private *prepare(changes: Changes, group: Group): Pieces {
     const renewed = yield* this.writer.write(changes, group);
+    yield* this.keys.write(changes, group);
     yield* this.drop(changes, group.events.length, renewed);
   }
 

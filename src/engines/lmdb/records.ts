@@ -1,7 +1,6 @@
 import { type ClientId, type ClientRecord, NOBODY, type Progress, type Stretch } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
-import type { KnownKey } from "../journal.js";
 import { idPair } from "./bytes.js";
 import type { Numbers, Ref } from "./lists.js";
 
@@ -23,7 +22,7 @@ export interface LogState {
   readonly count: number;
 }
 
-export function encode(value: Tombstone | KnownKey | LogState): Buffer {
+export function encode(value: Tombstone | LogState): Buffer {
   return Buffer.from(JSON.stringify(value));
 }
 

@@ -4,10 +4,9 @@ import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
 import { ClientTable } from "../client-table.js";
-import type { KnownKey } from "../journal.js";
 import { ID_BYTES, readId } from "./bytes.js";
 import { Lists } from "./lists.js";
-import { decode, decodeClient } from "./records.js";
+import { decodeClient } from "./records.js";
 import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
 
 export interface RestoredClients {
@@ -55,16 +54,4 @@ export async function restoreClients(
   }
   restoring.end();
   return { clients, lists, newest };
-}
-
-/** Reads the idempotency keys, oldest first. */
-export async function restoreKeys({ keys }: Tables, loading: Loading): Promise<KnownKey[]> {
-  const restored: KnownKey[] = [];
-  const turns = new Turns(loading.signal);
-  for (const piece of piecesOf(keys)) {
-    loading.progress({ step: "reading idempotency keys", done: restored.length, of: countOf(keys) });
-    for (const { value } of piece) restored.push(decode(value) as KnownKey);
-    if (turns.over) await turns.rest();
-  }
-  return restored;
 }

@@ -16,6 +16,9 @@ const NAMES = [
   "lists",
   "gone",
   "keys",
+  "replies",
+  "ends",
+  "owners",
 ] as const;
 
 export type Tables = Record<(typeof NAMES)[number], Table>;

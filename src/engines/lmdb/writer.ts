@@ -24,14 +24,8 @@ export class Writer {
   *write(changes: Changes, group: Group): Pieces<Set<string>> {
     const renewed = yield* this.writeEvents(changes, group);
     yield* this.writeClients(changes, group);
-    const { tables } = this;
-    for (const key of group.endedKeys) changes.remove(tables.keys, keyOf(key));
-    for (const key of group.keys.values()) {
-      changes.put(tables.keys, keyOf(key), encode(key));
-      yield;
-    }
     for (const { event, client } of group.missed) {
-      changes.put(tables.missed, missKey(event, client), NOTHING);
+      changes.put(this.tables.missed, missKey(event, client), NOTHING);
       yield;
     }
     return renewed;
@@ -113,11 +107,6 @@ export class Writer {
 }
 
 const NOTHING = Buffer.alloc(0);
-
-/** One row for each key, in the order in which they end. */
-function keyOf({ ids }: { readonly ids: readonly EventId[] }): Buffer {
-  return idKey(ids[0] as EventId);
-}
 
 /** Sorts by event. That they are too many comes last. */
 function missKey(event: EventId, client: string | undefined): Buffer {
