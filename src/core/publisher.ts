@@ -1,3 +1,4 @@
+import { Crowd } from "./crowd.js";
 import { type Counts, type Delivery, type DeliveryState, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { EventDraft, EventHead } from "./event.js";
@@ -31,6 +32,8 @@ export interface PublishOptions {
 /** The first request with an idempotency key. */
 interface Pending {
   readonly fingerprint: string;
+  /** Those who wait for its confirmations; undefined when it does not wait for any. */
+  readonly crowd: Crowd | undefined;
   readonly replies: Promise<PublishReply[]>;
 }
 
@@ -87,11 +90,13 @@ export class Publisher {
     const name = onceName(once);
     const first = this.pending.get(name);
     if (first?.fingerprint === once.fingerprint) {
+      if (wait !== undefined) first.crowd?.add(signal);
       return duplicates(await first.replies);
     }
-    const replies = this.publishOnce(drafts, { ...once, until: Date.now() + KEY_WINDOW }, wait);
+    const crowd = wait === undefined ? undefined : new Crowd(signal);
+    const replies = this.publishOnce(drafts, { ...once, until: Date.now() + KEY_WINDOW }, wait, crowd?.gone);
     if (first) return replies;
-    this.pending.set(name, { fingerprint: once.fingerprint, replies });
+    this.pending.set(name, { fingerprint: once.fingerprint, crowd, replies });
     try {
       return await replies;
     } finally {
@@ -154,11 +159,12 @@ export class Publisher {
     drafts: readonly EventDraft[],
     once: Once,
     wait: number | undefined,
+    signal: AbortSignal | undefined,
   ): Promise<PublishReply[]> {
     const { ids, duplicate } = await this.engine.append(drafts, once);
     if (duplicate?.reply)
       return duplicates(duplicate.reply.map((counts, index) => ({ id: idAt(ids, index), ...counts })));
-    const replies = await this.replies(ids, wait);
+    const replies = await this.replies(ids, wait, signal);
     if (duplicate) return duplicates(replies);
     await this.engine.settle(once, ids, replies);
     return replies;

@@ -229,21 +229,26 @@ test("a replay that is shorter than what is read at a time goes on too", async (
   expect(await rest.settled()).toEqual(Array.from({ length: 18 - received }, (_, index) => String(received + index)));
 });
 
-test("waits of publishers that have gone make room for others", async () => {
+test.each([
+  ["", undefined],
+  [" with an idempotency key", "k"],
+])("waits of publishers%s that have gone make room for others", async (_name, key) => {
   const relay = await startRelay({ maxWaits: 2 });
   const { url } = await relay.register({ user_id: 1 });
   await Bare.webSocket(relay.http, new URL(url).pathname);
   const event = { topic: "cats", message: "hi" };
   const gone = new AbortController();
-  const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(event) };
-  const waiting = [1, 2].map(() =>
-    relay.fetch("/publish?wait=30", { ...init, signal: gone.signal }).catch(() => "gone"),
-  );
+  const headers = { "content-type": "application/json", ...(key !== undefined && { "idempotency-key": key }) };
+  const init = { method: "POST", headers, body: JSON.stringify(event), signal: gone.signal };
+  const waiting = [1, 2].map(() => relay.fetch("/publish?wait=30", init).catch(() => "gone"));
   const status = async (): Promise<number> => (await relay.send("POST", "/publish?wait=0", event)).status;
   await expect.poll(status).toBe(429);
   gone.abort();
   await Promise.all(waiting);
   await expect.poll(status).toBe(200);
+  if (key === undefined) return;
+  const again = await relay.publish(event, "?wait=0", { "idempotency-key": key });
+  expect(again).toMatchObject({ duplicate: true, sent: 1, confirmed: 0 });
 });
 
 test("waits: so many publishers may wait, and what is refused is not published", async () => {
