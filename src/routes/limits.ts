@@ -37,18 +37,22 @@ export class TokenBucket {
     this.tokens = burst;
   }
 
+  /** Seconds until several can be taken at once: 0 when they can be. */
+  wait(count: number): number {
+    const now = performance.now();
+    this.tokens = Math.min(this.burst, this.tokens + ((now - this.at) / 1000) * this.perSecond);
+    this.at = now;
+    return Math.max(0, Math.min(count, this.burst) - this.tokens) / this.perSecond;
+  }
+
   /**
    * Takes several at once; more than there can be when it is full: the rest is owed.
    * @returns 0 when they were taken; else the seconds until they can be
    */
   take(count = 1): number {
-    const now = performance.now();
-    this.tokens = Math.min(this.burst, this.tokens + ((now - this.at) / 1000) * this.perSecond);
-    this.at = now;
-    const missing = Math.min(count, this.burst) - this.tokens;
-    if (missing > 0) return missing / this.perSecond;
-    this.tokens -= count;
-    return 0;
+    const wait = this.wait(count);
+    if (wait === 0) this.tokens -= count;
+    return wait;
   }
 }
 
@@ -58,15 +62,14 @@ class Rates {
 
   constructor(private readonly perSecond: number) {}
 
-  /** As `TokenBucket.take`, of one caller. */
-  take(who: string, count: number): number {
+  of(who: string): TokenBucket {
     const bucket = this.callers.get(who) ?? new TokenBucket(this.perSecond * BURST, this.perSecond);
     // The one that was used last is the last in order.
     this.callers.delete(who);
     this.callers.set(who, bucket);
     const [oldest] = this.callers.keys();
     if (this.callers.size > MAX_CALLERS && oldest !== undefined) this.callers.delete(oldest);
-    return bucket.take(count);
+    return bucket;
   }
 }
 
@@ -110,12 +113,21 @@ export class CallerLimits {
     this.clients = new Rates(settings.frameRate);
   }
 
-  /** To be called before events are published. @throws {RelayError} too_many */
-  publish(request: FastifyRequest, events: number): void {
+  /** To be called before events are read: who could not publish even one is refused. @throws {RelayError} too_many */
+  checkPublish(request: FastifyRequest): void {
+    this.limitPublish(request, (bucket) => bucket.wait(1));
+  }
+
+  /** To be called before events are published. @param cost one for each, or for each user named @throws {RelayError} too_many */
+  publish(request: FastifyRequest, cost: number): void {
+    this.limitPublish(request, (bucket) => bucket.take(cost));
+  }
+
+  private limitPublish(request: FastifyRequest, waitOf: (bucket: TokenBucket) => number): void {
     const { publishRate } = this.settings;
     const key = keyOf(request);
     if (!key && isPrivate(this.settings)) return;
-    const wait = this.publishers.take(key ? `key ${key.name}` : callerNetwork(request), events);
+    const wait = waitOf(this.publishers.of(key ? `key ${key.name}` : callerNetwork(request)));
     if (wait === 0) return;
     const message = `${key ? "this key" : "your address"} may publish ${publishRate} events a second: nothing was published`;
     throw new RelayError("too_many", message, { limit: "publishes", retryAfter: Math.ceil(wait) });
@@ -135,7 +147,7 @@ export class CallerLimits {
   frames(client: ClientId, frames: number): void {
     const { frameRate } = this.settings;
     // Whatever it costs, it is to be had after a second of silence.
-    const wait = this.clients.take(client, Math.min(frames, frameRate));
+    const wait = this.clients.of(client).take(Math.min(frames, frameRate));
     if (wait === 0) return;
     const message = `a client may send ${frameRate} frames a second, and some count as several: nothing was done`;
     throw new RelayError("too_many", message, { limit: "frames", retryAfter: Math.ceil(wait) });

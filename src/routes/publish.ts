@@ -38,16 +38,18 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
 
   app.post("/publish", { config, bodyLimit: MAX_BATCH_BYTES }, async (request, reply) => {
     noStore(reply);
+    limits.checkPublish(request);
     const body = bodyOf(request, maxMessage);
     const asked = optionsOf(request);
     const options = asked.wait === undefined ? asked : { ...asked, signal: goneSignal(reply) };
     if (body.form === "single") {
-      limits.publish(request, 1);
-      const [receipt] = await publish([body.draft()], options);
+      const drafts = [readOne(request, body.draft)];
+      limits.publish(request, costOf(drafts));
+      const [receipt] = await publish(drafts, options);
       return receipt;
     }
     const batch = await readBatch(body);
-    limits.publish(request, batch.outcomes.length);
+    limits.publish(request, costOf(batch.drafts) + batch.outcomes.length - batch.drafts.length);
     const replies = await publishBatch(batch, options);
     if (body.form === "array") return replies;
     void reply.type("application/x-ndjson");
@@ -85,6 +87,16 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
   async function publish(drafts: readonly EventDraft[], { name, wait, signal }: Asked) {
     const once = name && { ...name, fingerprint: await digest(drafts) };
     return startup.relay.publisher.publish(drafts, { wait, once, signal });
+  }
+
+  /** An event that is refused counts too, as in a batch: it was read. */
+  function readOne(request: FastifyRequest, draft: () => EventDraft): EventDraft {
+    try {
+      return draft();
+    } catch (error) {
+      limits.publish(request, 1);
+      throw error;
+    }
   }
 
   /** Each item by itself: what is wrong with one does not touch the others. */
@@ -130,6 +142,11 @@ function tooMany(): RelayError {
   return new RelayError("too_large", `a request may have ${MAX_BATCH} events: this one has more`, {
     limit: "batch_events",
   });
+}
+
+/** What events count in their publisher's rate: each user that one names has its own place in the log. */
+function costOf(drafts: readonly EventDraft[]): number {
+  return drafts.reduce((sum, { users }) => sum + (users?.length ?? 1), 0);
 }
 
 function checkUsers(drafts: readonly EventDraft[]): void {

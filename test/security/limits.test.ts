@@ -148,6 +148,32 @@ test("publishes: a key that is too fast waits, and others do not", async () => {
   await expectCounted(relay, "publishes", KEY);
 });
 
+test("publishes: each user that an event names counts", async () => {
+  const relay = await startRelay({ ...keyed, publishRate: 1000 });
+  const users = Array.from({ length: 900 }, (_, id) => id);
+  const event = { topic: "a", message: 1, user_ids: users };
+  const publish = async (secret: string, body: unknown): Promise<Response> =>
+    relay.send("POST", "/publish", body, bearer(secret));
+  for (const [secret, body] of [
+    [KEY, event],
+    [`${KEY}2`, [event]],
+  ] as const) {
+    expect([(await publish(secret, body)).status, (await publish(secret, body)).status]).toEqual([200, 200]);
+    expect(await refusedWith(publish(secret, body), 429, "too_many")).toContain("1000 events a second");
+    expect((await publish(secret, { ...event, user_ids: [1] })).status).toBe(200);
+  }
+});
+
+test("publishes: events that are refused count, in a request of one too", async () => {
+  const relay = await startRelay({ ...keyed, publishRate: 1 });
+  const statuses: number[] = [];
+  for (let count = 0; count < 5; count++) {
+    statuses.push((await relay.send("POST", "/publish", { topic: "" }, bearer(KEY))).status);
+  }
+  expect(statuses.slice(0, 2)).toEqual([400, 400]);
+  expect(statuses).toContain(429);
+});
+
 test("idempotency_keys: a key whose room is full is told when there is more, and others go on", async () => {
   const retention = { age: 3_600_000, count: 1000, bytes: 2 ** 26 };
   const relay = await startRelay(keyed, undefined, new MemoryEngine(retention, 100_000));
