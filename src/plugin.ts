@@ -1,8 +1,7 @@
-import cors from "@fastify/cors";
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
-import { isPrivate, parseSettings, type Settings, SettingsError, type SettingsInput } from "./config.js";
+import { parseSettings, type Settings, SettingsError, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import type { Loading } from "./core/loading.js";
 import { within } from "./core/within.js";
@@ -11,23 +10,22 @@ import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
 import { Metrics } from "./metrics.js";
-import { authorize, authorizeAgain, identify } from "./routes/access.js";
 import { consoleRoutes } from "./routes/console.js";
 import type { Context } from "./routes/context.js";
-import { healthRoutes, refuseWhileLoading } from "./routes/health.js";
+import { healthRoutes } from "./routes/health.js";
+import { addHooks } from "./routes/hooks.js";
 import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
-import { CallerLimits, limitRequests } from "./routes/limits.js";
-import { checkSource, isAllowedOrigin } from "./routes/origins.js";
+import { CallerLimits } from "./routes/limits.js";
+import { refuseNowhere } from "./routes/nowhere.js";
 import { answerOtherMethods, errorHandler } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
 import { SparingLog } from "./routes/sparing.js";
 import { streamRoutes } from "./routes/stream.js";
-import { checkUpgrade, endRefusedUpgrade, WebSocketUpgrades } from "./routes/upgrades.js";
+import { WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
 import { Startup } from "./startup.js";
 import { ApiKeys } from "./trust/keys.js";
-import { tokenVerifier } from "./trust/tokens.js";
 
 /** Settings of the server, which is not the plugin's. */
 type OfServer = "listen" | "trustProxy" | "tlsCert" | "tlsKey" | "requestTimeout" | "logLevel";
@@ -60,10 +58,12 @@ const CLOSE_TIMEOUT = 3000;
  * @throws {SettingsError} an option that can not be
  */
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
-  const { engine, prefix: _, ...rest } = options as TopicRelayOptions & { prefix?: string };
+  const { engine, prefix, ...rest } = options as TopicRelayOptions & { prefix?: string };
   const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
   const given = typeof engine === "object" ? engine : undefined;
   const { loaded } = await addRelay(app, settings, await loadKeys(settings), given);
+  // Without a prefix, paths where there is nothing are the host's to answer.
+  if (prefix !== undefined && prefix !== "/") app.setNotFoundHandler(refuseNowhere);
   // Most relays have loaded by then, and their hosts need not know of it.
   if (await within(LOAD_WITHIN, loaded)) return;
   loaded.catch((error: unknown) => app.log.fatal({ err: error }, "the relay could not load"));
@@ -116,22 +116,8 @@ export async function addRelay(
   metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
   app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));
-  app.addHook("onResponse", endRefusedUpgrade);
-  app.addHook("onRequest", checkSource(settings));
-  await app.register(cors, {
-    origin: (origin, allow) => {
-      allow(null, origin !== undefined && isAllowedOrigin(origin, settings.allowedOrigins));
-    },
-    methods: ["GET", "POST", "PATCH", "DELETE"],
-    exposedHeaders: ["Relay-Gap", "Retry-After"],
-    strictPreflight: false,
-  });
-  app.addHook("onRequest", refuseWhileLoading(startup));
-  if (keys) app.addHook("onRequest", identify(keys));
-  if (!isPrivate(settings)) await limitRequests(app, settings);
+  addHooks(app, context);
   await registerWebSockets(app, startup, settings);
-  app.addHook("onRequest", authorize(keys, tokenVerifier(settings)));
-  if (keys) app.addHook("preHandler", authorizeAgain(keys));
   const addOtherMethods = answerOtherMethods(app);
   acceptJson(app);
   healthRoutes(app, context);
@@ -196,7 +182,6 @@ async function registerWebSockets(app: FastifyInstance, startup: Startup, settin
   });
   app.websocketServer.on("headers", gapHeader);
   app.websocketServer.on("connection", (_socket, { socket }) => upgrades.decided(socket));
-  app.addHook("onRequest", checkUpgrade);
 }
 
 /** Waits for the sockets that are closing; ends those whose other end does not answer. */

@@ -3,10 +3,7 @@ import type { Writable } from "node:stream";
 import { Server as TlsServer } from "node:tls";
 import Fastify, {
   type FastifyBaseLogger,
-  type FastifyError,
   type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
   type FastifyServerOptions,
   LogController,
 } from "fastify";
@@ -14,9 +11,8 @@ import { isPrivate, type Settings, SettingsError } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { within } from "./core/within.js";
 import { addRelay, loadKeys } from "./plugin.js";
-import { notFoundHandler } from "./routes/access.js";
-import { problem, sendProblem } from "./routes/problems.js";
-import { endRefusedUpgrade } from "./routes/upgrades.js";
+import { refuseNowhere, routeBadPath } from "./routes/nowhere.js";
+import { problem } from "./routes/problems.js";
 import { closeOnSignals } from "./shutdown.js";
 import type { Startup } from "./startup.js";
 import { CertificateFiles } from "./tls.js";
@@ -74,7 +70,7 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     connectionsCheckingInterval: Math.min(CHECK_EVERY, requestTimeout / 2),
   };
   const certificate = certificateOf(settings);
-  const app = Fastify({
+  const app: FastifyInstance = Fastify({
     logger: { level: settings.logLevel, stream: given.logTo ?? process.stderr },
     // Two lines for each request would be the most work that a publish makes.
     logController: new LogController({ disableRequestLogging: true }),
@@ -85,19 +81,14 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: requestTimeout } }),
     routerOptions: { maxParamLength: MAX_PARAM },
     clientErrorHandler: answerClientError,
-    // No hooks are run for these.
-    frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
-      reply.raw.once("finish", () => void endRefusedUpgrade(request));
-      void sendProblem(reply, error);
-    },
-  } as FastifyServerOptions) as FastifyInstance;
-  app.addHook("onResponse", endRefusedUpgrade);
+    frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
+  } as FastifyServerOptions);
   endConnectionsOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {
     startup = await addRelay(scope, settings, keys, given.engine);
-    app.setNotFoundHandler(notFoundHandler(keys, startup));
+    scope.setNotFoundHandler(refuseNowhere);
   });
   return { app, startup: startup as unknown as Startup };
 }

@@ -1,9 +1,8 @@
-import type { FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 import type { ApiKey, ApiKeys, Scope } from "../trust/keys.js";
 import { KeysUnavailable, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
-import type { Startup } from "../startup.js";
-import { HttpError, InvalidInput, sendProblem } from "./problems.js";
+import { HttpError, InvalidInput } from "./problems.js";
 import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
 /** What a route asks of its callers; in the config of each. Where it says nothing, it is for `admin`. */
@@ -39,7 +38,7 @@ export function tokenOf(request: FastifyRequest): TokenClaims | undefined {
 
 /** Finds out who calls. Refuses nobody yet, so that limits can know it. */
 export function identify(known: ApiKeys) {
-  return async (request: FastifyRequest): Promise<void> => {
+  return (request: FastifyRequest): void => {
     const secret = bearerOf(request);
     const key = secret === undefined ? undefined : known.find(secret);
     if (key) keys.set(request, key);
@@ -73,7 +72,8 @@ export function authorizeAgain(known: ApiKeys) {
 }
 
 function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
-  const { scope = "admin", token } = request.routeOptions.config.access ?? {};
+  // Where there is nothing, any key will do to be told so.
+  const { scope = request.is404 ? "any" : "admin", token } = request.routeOptions.config.access ?? {};
   if (scope === "token") throw unauthorized(request, "a token");
   if (!known || scope === "none") return;
   const key = keys.get(request);
@@ -82,17 +82,6 @@ function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
   throw new HttpError(403, `the key ${key.name} may not do this: it lacks the scope ${scope}`, {
     "www-authenticate": `Bearer realm="topic-relay", error="insufficient_scope", scope="${scope}"`,
   });
-}
-
-/** Answers where there is nothing. What there is and what not is told only to those with a key, and not while loading. */
-export function notFoundHandler(known: ApiKeys | undefined, startup: Startup) {
-  return (request: FastifyRequest, reply: FastifyReply): void => {
-    const secret = bearerOf(request);
-    const isStranger = known && (secret === undefined || !known.find(secret));
-    // The path is not repeated: it may have a client's id in it.
-    const nothing = new HttpError(404, "there is nothing at this path");
-    void sendProblem(reply, startup.fault ?? (isStranger ? unauthorized(request, "a key") : nothing));
-  };
 }
 
 /** RFC 6750 section 3: what was not sent is asked for; what was sent and is no good is called so. */

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { RelayError } from "../core/errors.js";
 import { within } from "../core/within.js";
 import { Metrics } from "../metrics.js";
@@ -20,8 +20,8 @@ declare module "fastify" {
 
 /** Nothing is known before the relay has loaded: to answer 404 would tell clients that they were removed. */
 export function refuseWhileLoading(startup: Startup) {
-  return ({ routeOptions }: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void => {
-    done(routeOptions.config.whileLoading ? undefined : startup.fault);
+  return ({ routeOptions }: FastifyRequest): void => {
+    if (!routeOptions.config.whileLoading && startup.fault) throw startup.fault;
   };
 }
 

@@ -1,11 +1,11 @@
 import type { Socket } from "node:net";
-import rateLimit from "@fastify/rate-limit";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 import { isPrivate, type Settings } from "../config.js";
 import type { ClientId } from "../core/client.js";
 import { RelayError } from "../core/errors.js";
 import { networkOf } from "../trust/hosts.js";
 import { keyOf } from "./access.js";
+import { Recent } from "./recent.js";
 
 /** Seconds for which a caller that was silent may go faster than its rate. */
 const BURST = 2;
@@ -19,11 +19,8 @@ const CONNECTION_FRAMES = 50;
 /** How many callers are remembered for one rate. */
 const MAX_CALLERS = 10_000;
 
-/** Milliseconds over which requests are counted: long enough for many clients behind one address to come back at once. */
-const REQUEST_WINDOW = 10_000;
-
-/** How many networks are remembered. */
-const MAX_NETWORKS = 10_000;
+/** Seconds' worth of requests at once: many clients behind one address may come back together. */
+const REQUEST_BURST = 10;
 
 /** Lets through `burst` at once and `perSecond` in the long run. */
 export class TokenBucket {
@@ -58,18 +55,16 @@ export class TokenBucket {
 
 /** One rate for each of many callers. Those who were silent for longest are forgotten first: they may begin anew. */
 class Rates {
-  private readonly callers = new Map<string, TokenBucket>();
+  private readonly callers = new Recent<TokenBucket>(MAX_CALLERS);
 
-  constructor(private readonly perSecond: number) {}
+  /** @param burst seconds' worth at once, after a silence */
+  constructor(
+    private readonly perSecond: number,
+    private readonly burst = BURST,
+  ) {}
 
   of(who: string): TokenBucket {
-    const bucket = this.callers.get(who) ?? new TokenBucket(this.perSecond * BURST, this.perSecond);
-    // The one that was used last is the last in order.
-    this.callers.delete(who);
-    this.callers.set(who, bucket);
-    const [oldest] = this.callers.keys();
-    if (this.callers.size > MAX_CALLERS && oldest !== undefined) this.callers.delete(oldest);
-    return bucket;
+    return this.callers.use(who, this.callers.get(who) ?? new TokenBucket(this.perSecond * this.burst, this.perSecond));
   }
 }
 
@@ -85,20 +80,15 @@ export function callerNetwork({ ip }: { readonly ip?: string }): string {
 }
 
 /** Limits the requests of those without a key: what comes with one is counted where it costs something. */
-export async function limitRequests(app: FastifyInstance, { requestRate }: Settings): Promise<void> {
-  await app.register(rateLimit, { global: false, cache: MAX_NETWORKS });
-  const limit = app.createRateLimit({
-    max: requestRate * (REQUEST_WINDOW / 1000),
-    timeWindow: REQUEST_WINDOW,
-    keyGenerator: callerNetwork,
-  });
-  app.addHook("onRequest", async (request) => {
+export function limitRequests({ requestRate }: Settings) {
+  const rates = new Rates(requestRate, REQUEST_BURST);
+  return (request: FastifyRequest): void => {
     if (keyOf(request)) return;
-    const state = await limit(request);
-    if (state.isAllowed || !state.isExceeded) return;
+    const wait = rates.of(callerNetwork(request)).take();
+    if (wait === 0) return;
     const message = `your address may make ${requestRate} requests a second without a key`;
-    throw new RelayError("too_many", message, { limit: "requests", retryAfter: state.ttlInSeconds });
-  });
+    throw new RelayError("too_many", message, { limit: "requests", retryAfter: Math.ceil(wait) });
+  };
 }
 
 /** How much each caller may publish, and how many connections one may have. */

@@ -1,13 +1,34 @@
 import { isIP } from "node:net";
-import type { FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 import { hasKeys, isPrivate, type Settings } from "../config.js";
 import { hostOf, isLoopback } from "../trust/hosts.js";
 import { HttpError } from "./problems.js";
+
+const ALLOWED = "access-control-allow-origin";
 
 /** Whether a page of this origin may use the relay. @param allowed origins, `loopback` or `*` */
 export function isAllowedOrigin(origin: string, allowed: readonly string[]): boolean {
   if (allowed.includes("*") || allowed.includes(origin)) return true;
   return allowed.includes("loopback") && URL.canParse(origin) && isLoopback(new URL(origin).hostname);
+}
+
+/** Lets pages of allowed origins read what is answered (CORS). */
+export function allowPages({ allowedOrigins }: Settings) {
+  return ({ headers: { origin } }: FastifyRequest, reply: FastifyReply): void => {
+    // For caches: the answer to one page is not the answer to another.
+    void reply.header("vary", "Origin");
+    if (origin === undefined || !isAllowedOrigin(origin, allowedOrigins)) return;
+    void reply.headers({ [ALLOWED]: origin, "access-control-expose-headers": "Relay-Gap, Retry-After" });
+  };
+}
+
+/** A browser asks before it lets a page of an allowed origin send a request: it may, whatever the path. */
+export function answerPreflight({ method, headers }: FastifyRequest, reply: FastifyReply): void {
+  if (method !== "OPTIONS" || !reply.hasHeader(ALLOWED)) return;
+  const asked = headers["access-control-request-headers"];
+  void reply.header("access-control-allow-methods", "GET, POST, PATCH, DELETE");
+  if (asked !== undefined) void reply.header("access-control-allow-headers", asked);
+  void reply.header("vary", "Origin, Access-Control-Request-Headers").code(204).send();
 }
 
 /**
@@ -17,7 +38,7 @@ export function isAllowedOrigin(origin: string, allowed: readonly string[]): boo
  */
 export function checkSource(settings: Settings) {
   const closed = isPrivate(settings);
-  return async ({ headers, host, raw }: FastifyRequest): Promise<void> => {
+  return ({ headers, host, raw }: FastifyRequest): void => {
     if (closed) checkIsLocal(headers.host, raw.socket.localAddress);
     const { origin } = headers;
     if (origin === undefined || isAllowedOrigin(origin, settings.allowedOrigins)) return;

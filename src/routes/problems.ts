@@ -115,8 +115,7 @@ export function answerOtherMethods(app: FastifyInstance): () => void {
     const path = url.slice(app.prefix.length) || "/";
     const { known } = routes.get(path) ?? { known: new Set() };
     for (const name of [method].flat()) known.add(name);
-    // The wildcard is not a path of its own: it is how CORS answers preflights.
-    if (path !== "*" && path !== "/*") routes.set(path, { known, config });
+    routes.set(path, { known, config });
   });
   return () => {
     const paths = [...routes];

@@ -71,7 +71,7 @@ declare module "fastify" {
 }
 
 /** Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). */
-export async function checkUpgrade(request: FastifyRequest): Promise<void> {
+export function checkUpgrade(request: FastifyRequest): void {
   if (!upgrading.has(request.raw)) return;
   const { headers } = request;
   const { url, config } = request.routeOptions;

@@ -1,0 +1,24 @@
+/** A map that keeps the entries that were used last, up to a number of them. */
+export class Recent<V> {
+  private readonly entries = new Map<string, V>();
+
+  constructor(private readonly most: number) {}
+
+  get(name: string): V | undefined {
+    return this.entries.get(name);
+  }
+
+  /** Sets an entry, or counts it as used. */
+  use(name: string, value: V): V {
+    // The one that was used last is the last in order.
+    this.entries.delete(name);
+    this.entries.set(name, value);
+    const [oldest] = this.entries.keys();
+    if (this.entries.size > this.most && oldest !== undefined) this.entries.delete(oldest);
+    return value;
+  }
+
+  delete(name: string): void {
+    this.entries.delete(name);
+  }
+}
