@@ -14,6 +14,11 @@ export class Metrics {
     labelNames: ["limit"],
     registers: [this.registry],
   });
+  private readonly failedAuths = new Counter({
+    name: "relay_failed_auths_total",
+    help: "Keys and tokens that were not good",
+    registers: [this.registry],
+  });
 
   constructor() {
     for (const limit of LIMIT_NAMES) this.limits.inc({ limit }, 0);
@@ -22,6 +27,11 @@ export class Metrics {
   /** A limit was reached. */
   limited(limit: LimitName): void {
     this.limits.inc({ limit });
+  }
+
+  /** A key or a token was not good. */
+  authFailed(): void {
+    this.failedAuths.inc();
   }
 
   /** A number that is looked up when somebody asks. */

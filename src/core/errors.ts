@@ -21,6 +21,7 @@ export const LIMIT_NAMES = [
   "clients_per_user",
   "connections_per_address",
   "requests",
+  "failed_auths",
   "publishes",
   "frames",
   "bad_frames",

@@ -1,7 +1,8 @@
 import type { FastifyRequest } from "fastify";
-import type { ApiKey, ApiKeys, Scope } from "../trust/keys.js";
-import { KeysUnavailable, TokenFault, type TokenVerifier } from "../trust/tokens.js";
+import { type ApiKey, type ApiKeys, digestOf, type Scope } from "../trust/keys.js";
+import { KeysUnavailable, TokenExpired, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
+import type { Attempts } from "./attempts.js";
 import { HttpError, InvalidInput } from "./problems.js";
 import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
@@ -26,6 +27,9 @@ declare module "fastify" {
 const keys = new WeakMap<FastifyRequest, ApiKey>();
 const tokens = new WeakMap<FastifyRequest, TokenClaims>();
 
+/** Those whose key may not be checked now, and why. */
+const unchecked = new WeakMap<FastifyRequest, RelayError>();
+
 /** The key that a request came with; undefined in the open mode, and where none is needed. */
 export function keyOf(request: FastifyRequest): ApiKey | undefined {
   return keys.get(request);
@@ -37,11 +41,18 @@ export function tokenOf(request: FastifyRequest): TokenClaims | undefined {
 }
 
 /** Finds out who calls. Refuses nobody yet, so that limits can know it. */
-export function identify(known: ApiKeys) {
+export function identify(known: ApiKeys, attempts: Attempts) {
   return (request: FastifyRequest): void => {
     const secret = bearerOf(request);
-    const key = secret === undefined ? undefined : known.find(secret);
-    if (key) keys.set(request, key);
+    if (secret === undefined) return;
+    // Whether there is a key takes equally long to find out, and does not show where it is refused.
+    const key = known.find(secret);
+    const refusal = attempts.refusal(request, key?.digest);
+    if (refusal) unchecked.set(request, refusal);
+    else if (key) {
+      attempts.passed(request, key.digest);
+      keys.set(request, key);
+    } else if (!accessOf(request).token || !isJwt(secret)) attempts.failed(request);
   };
 }
 
@@ -50,12 +61,11 @@ export function identify(known: ApiKeys) {
  * @param known absent: the relay is open, and needs no key
  * @param verify absent: no tokens are known
  */
-export function authorize(known: ApiKeys | undefined, verify: TokenVerifier | undefined) {
-  return async (request: FastifyRequest): Promise<void> => {
-    const { token } = request.routeOptions.config.access ?? {};
-    const jwt = token && jwtOf(request);
-    if (jwt !== undefined) return void tokens.set(request, await claimsOf(request, jwt, verify));
-    checkKey(request, known);
+export function authorize(known: ApiKeys | undefined, verify: TokenVerifier | undefined, attempts: Attempts) {
+  return (request: FastifyRequest): Promise<void> | void => {
+    const jwt = accessOf(request).token && jwtOf(request);
+    if (jwt === undefined) return checkKey(request, known);
+    return checkToken(request, jwt, verify, attempts);
   };
 }
 
@@ -71,9 +81,14 @@ export function authorizeAgain(known: ApiKeys) {
   };
 }
 
+/** What the route asks for. Where there is nothing, any key will do to be told so. */
+function accessOf({ routeOptions, is404 }: FastifyRequest): Access & { readonly scope: NonNullable<Access["scope"]> } {
+  const { scope = is404 ? "any" : "admin", token } = routeOptions.config.access ?? {};
+  return { scope, ...(token && { token }) };
+}
+
 function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
-  // Where there is nothing, any key will do to be told so.
-  const { scope = request.is404 ? "any" : "admin", token } = request.routeOptions.config.access ?? {};
+  const { scope, token } = accessOf(request);
   if (scope === "token") throw unauthorized(request, "a token");
   if (!known || scope === "none") return;
   const key = keys.get(request);
@@ -85,7 +100,9 @@ function checkKey(request: FastifyRequest, known: ApiKeys | undefined): void {
 }
 
 /** RFC 6750 section 3: what was not sent is asked for; what was sent and is no good is called so. */
-function unauthorized(request: FastifyRequest, wanted: string): HttpError {
+export function unauthorized(request: FastifyRequest, wanted: string): Error {
+  const refusal = unchecked.get(request);
+  if (refusal) return refusal;
   if (bearerOf(request) === undefined) {
     return new HttpError(401, `this needs ${wanted}: send Authorization: Bearer SECRET`, CHALLENGE);
   }
@@ -104,26 +121,46 @@ function jwtOf(request: FastifyRequest): string | undefined {
   const { token } = request.query as { token?: unknown };
   if (token === undefined) {
     const bearer = keys.has(request) ? undefined : bearerOf(request);
-    return bearer?.split(".").length === 3 ? bearer : undefined;
+    return bearer !== undefined && isJwt(bearer) ? bearer : undefined;
   }
   if (typeof token === "string") return token;
   throw new HttpError(401, "there is more than one token", INVALID);
 }
 
-async function claimsOf({ log }: FastifyRequest, jwt: string, verify: TokenVerifier | undefined): Promise<TokenClaims> {
-  if (!verify) throw new HttpError(401, "this relay knows no tokens: see --jwt-secret and --jwks-url", INVALID);
+function isJwt(secret: string): boolean {
+  return secret.split(".").length === 3;
+}
+
+async function checkToken(
+  request: FastifyRequest,
+  jwt: string,
+  verify: TokenVerifier | undefined,
+  attempts: Attempts,
+): Promise<void> {
+  const digest = digestOf(jwt);
+  const refusal = attempts.refusal(request, digest);
+  if (refusal) throw refusal;
   try {
-    const claims = check(tokenClaims, await verify(jwt));
-    // To the library, a second that has begun is not over.
-    if (claims.until !== undefined && claims.until <= Date.now()) throw new TokenFault("the token has expired");
-    return claims;
+    tokens.set(request, await claimsOf(jwt, verify));
+    attempts.passed(request, digest);
   } catch (error) {
-    if (error instanceof TokenFault) throw new HttpError(401, error.message, INVALID);
-    if (error instanceof InvalidInput) throw new HttpError(401, `the token's ${error.message}`, INVALID);
     if (error instanceof KeysUnavailable) {
-      log.warn({ err: error }, error.message);
+      // Without a cause it was not asked for anew: not each token is a line of the log.
+      if (error.cause !== undefined) request.log.warn({ err: error }, error.message);
       throw new RelayError("unavailable", error.message, { cause: error });
     }
+    // One that has expired is no guess: many clients may come back with theirs at once.
+    if (!(error instanceof TokenExpired)) attempts.failed(request);
+    if (error instanceof TokenFault) throw new HttpError(401, error.message, INVALID);
+    if (error instanceof InvalidInput) throw new HttpError(401, `the token's ${error.message}`, INVALID);
     throw error;
   }
+}
+
+async function claimsOf(jwt: string, verify: TokenVerifier | undefined): Promise<TokenClaims> {
+  if (!verify) throw new TokenFault("this relay knows no tokens: see --jwt-secret and --jwks-url");
+  const claims = check(tokenClaims, await verify(jwt));
+  // To the library, a second that has begun is not over.
+  if (claims.until !== undefined && claims.until <= Date.now()) throw new TokenExpired("the token has expired");
+  return claims;
 }

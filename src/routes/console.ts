@@ -2,9 +2,8 @@ import helmet from "@fastify/helmet";
 import { createHash } from "node:crypto";
 import type { FastifyInstance } from "fastify";
 import { page, script, style } from "../console/page.js";
-import { CHALLENGE, keyOf } from "./access.js";
+import { CHALLENGE, keyOf, unauthorized } from "./access.js";
 import type { Context } from "./context.js";
-import { HttpError } from "./problems.js";
 
 function hash(text: string): string {
   return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
@@ -34,7 +33,7 @@ export async function consoleRoutes(app: FastifyInstance, { keys }: Context): Pr
     scope.get("/", { config: { access: { scope: "none" } } }, async (request, reply) => {
       if (keys && !keyOf(request)) {
         // A browser can send no key with a page that it opens: the page is what asks for one.
-        if (!/text\/html/i.test(request.headers.accept ?? "")) throw new HttpError(401, "this needs a key", CHALLENGE);
+        if (!/text\/html/i.test(request.headers.accept ?? "")) throw unauthorized(request, "a key");
         void reply.code(401).headers(CHALLENGE);
       }
       return reply.type("text/html; charset=utf-8").header("cache-control", "no-store").send(page);

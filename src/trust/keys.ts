@@ -134,6 +134,7 @@ function parseFile(text: string): ApiKey[] {
   });
 }
 
-function digestOf(secret: string): Buffer {
+/** SHA-256: what is kept of a secret. */
+export function digestOf(secret: string): Buffer {
   return createHash("sha256").update(secret).digest();
 }

@@ -39,6 +39,9 @@ export interface TokenSettings {
 /** A token that is not good. The message says why, as far as its bearer may know. */
 export class TokenFault extends Error {}
 
+/** A token that was good once. */
+export class TokenExpired extends TokenFault {}
+
 /** The keys of the JWKS could not be had. */
 export class KeysUnavailable extends Error {}
 
@@ -85,7 +88,7 @@ function keyFinder(url: string): JWTVerifyGetKey {
 }
 
 function faultOf(error: unknown): TokenFault {
-  if (error instanceof errors.JWTExpired) return new TokenFault("the token has expired", { cause: error });
+  if (error instanceof errors.JWTExpired) return new TokenExpired("the token has expired", { cause: error });
   if (error instanceof errors.JWTClaimValidationFailed) {
     return new TokenFault(`the token's ${error.claim} is not as it has to be`, { cause: error });
   }

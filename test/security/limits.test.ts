@@ -209,6 +209,14 @@ test("requests: strangers who are too fast wait, those with a key do not; a rela
   for (let count = 0; count < 15; count++) expect((await own.fetch("/health")).status).toBe(200);
 });
 
+test("failed_auths: who has failed too often waits", async () => {
+  const relay = await startRelay(keyed);
+  const tries = Array.from({ length: 150 }, () => relay.send("GET", "/metrics", undefined, bearer("wrong")));
+  expect(new Set((await Promise.all(tries)).map(({ status }) => status))).toEqual(new Set([401, 429]));
+  await expect.poll(async () => (await relay.send("GET", "/metrics", undefined, bearer(KEY))).status).toBe(200);
+  await expectCounted(relay, "failed_auths", KEY);
+});
+
 test("frames: a client that is too fast is told, and at last closed; bad_frames too", async () => {
   const relay = await startRelay({ frameRate: 10 });
   const client = await relay.connect((await relay.register({ user_id: 1 })).url);
