@@ -116,7 +116,7 @@ export const settingsSchema = z.strictObject({
   maxClientsPerUser: count(1, 1_000_000).prefault(1000).describe("how many clients a user may have"),
   maxConnections: count(1, 10_000_000)
     .prefault(20_000)
-    .describe("how many connections an address may have; of IPv6, a network of 64 bits"),
+    .describe("how many connections, of any kind, an address may have; of IPv6, a network of 64 bits"),
   maxWaits: count(1, 1_000_000).prefault(1000).describe("how many publishers may wait for confirmations at a time"),
   maxReplay: count(1, Number.MAX_SAFE_INTEGER)
     .prefault(1_000_000)

@@ -61,7 +61,7 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
   const { engine, prefix, ...rest } = options as TopicRelayOptions & { prefix?: string };
   const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
   const given = typeof engine === "object" ? engine : undefined;
-  const { loaded } = await addRelay(app, settings, await loadKeys(settings), given);
+  const { loaded } = await addRelay(app, { settings, keys: await loadKeys(settings), engine: given });
   // Without a prefix, paths where there is nothing are the host's to answer.
   if (prefix !== undefined && prefix !== "/") app.setNotFoundHandler(refuseNowhere);
   // Most relays have loaded by then, and their hosts need not know of it.
@@ -80,19 +80,23 @@ export async function loadKeys({ apiKeys, apiKeysFile }: Settings): Promise<ApiK
   }
 }
 
+export interface RelayParts {
+  readonly settings: Settings;
+  /** Absent: the relay is open. */
+  readonly keys: ApiKeys | undefined;
+  /** Absent: one of its own, as the settings say. */
+  readonly engine?: Engine | undefined;
+  readonly metrics?: Metrics;
+}
+
 /**
  * Adds the routes of a relay, which loads from then on.
- * @param keys absent: the relay is open
- * @param engine absent: one of its own, as the settings say
  * @throws what keeps it from loading, as far as that is known at once
  */
 export async function addRelay(
   app: FastifyInstance,
-  settings: Settings,
-  keys: ApiKeys | undefined,
-  engine?: Engine,
+  { settings, keys, engine, metrics = new Metrics() }: RelayParts,
 ): Promise<Startup> {
-  const metrics = new Metrics();
   const startup = new Startup({
     open: async (loading) => engine ?? openEngine(app, settings, loading),
     settings: { ...settings, limited: (limit) => metrics.limited(limit) },

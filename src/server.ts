@@ -1,15 +1,12 @@
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
-import { Server as TlsServer } from "node:tls";
-import Fastify, {
-  type FastifyBaseLogger,
-  type FastifyInstance,
-  type FastifyServerOptions,
-  LogController,
-} from "fastify";
+import type { Server as TlsServer } from "node:tls";
+import Fastify, { type FastifyInstance, type FastifyServerOptions, LogController } from "fastify";
 import { isPrivate, type Settings, SettingsError } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { within } from "./core/within.js";
+import { ConnectionGuard, HEAD_WITHIN } from "./guard.js";
+import { Metrics } from "./metrics.js";
 import { addRelay, loadKeys } from "./plugin.js";
 import { refuseNowhere, routeBadPath } from "./routes/nowhere.js";
 import { problem } from "./routes/problems.js";
@@ -18,10 +15,7 @@ import type { Startup } from "./startup.js";
 import { CertificateFiles } from "./tls.js";
 import { isLoopback } from "./trust/hosts.js";
 import type { ApiKeys } from "./trust/keys.js";
-import { STRONG_SECRET } from "./trust/tokens.js";
-
-/** Milliseconds for a request that is under way when the server closes. */
-const UNDER_WAY = 5000;
+import { warnOfWeakKeys, warnOfWeakness } from "./warnings.js";
 
 /**
  * Connections that may wait to be taken: as many as the system allows. When thousands come back at once, those that are
@@ -36,7 +30,7 @@ const MAX_PARAM = 128 * 12;
 const ANSWER_WITHIN = 1000;
 
 /** Milliseconds between two looks for requests that do not arrive. */
-const CHECK_EVERY = 30_000;
+const CHECK_EVERY = 5000;
 
 /** Ends the process as other signals do, unless there is something to read again. */
 const RELOAD = "SIGHUP";
@@ -64,9 +58,10 @@ export interface RelayServer {
  */
 export async function createServer(settings: Settings, given: ServerParts = {}): Promise<RelayServer> {
   const keys = given.keys ?? (await loadKeys(settings));
-  const { requestTimeout } = settings;
+  const { requestTimeout, trustProxy, maxConnections } = settings;
+  const headWithin = Math.min(HEAD_WITHIN, requestTimeout);
   const timeouts = {
-    headersTimeout: requestTimeout,
+    headersTimeout: headWithin,
     connectionsCheckingInterval: Math.min(CHECK_EVERY, requestTimeout / 2),
   };
   const certificate = certificateOf(settings);
@@ -75,19 +70,22 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     // Two lines for each request would be the most work that a publish makes.
     logController: new LogController({ disableRequestLogging: true }),
     // One proxy, the other end of the connection: what others before it say of themselves, anybody could have said.
-    trustProxy: settings.trustProxy && ((_address: string, hop: number) => hop === 0),
+    trustProxy: trustProxy && ((_address: string, hop: number) => hop === 0),
     requestTimeout,
     http: timeouts,
-    ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: requestTimeout } }),
+    ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: headWithin } }),
     routerOptions: { maxParamLength: MAX_PARAM },
     clientErrorHandler: answerClientError,
     frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
   } as FastifyServerOptions);
-  endConnectionsOnClose(app);
+  const metrics = new Metrics();
+  const perAddress = trustProxy ? undefined : maxConnections;
+  const limited = metrics.limited.bind(metrics);
+  new ConnectionGuard(app.server, { perAddress, headWithin, limited }, app.log).endOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {
-    startup = await addRelay(scope, settings, keys, given.engine);
+    startup = await addRelay(scope, { settings, keys, engine: given.engine, metrics });
     scope.setNotFoundHandler(refuseNowhere);
   });
   return { app, startup: startup as unknown as Startup };
@@ -107,52 +105,6 @@ function reloadCertificate(app: FastifyInstance, certificate: CertificateFiles):
     }
   });
   app.addHook("onClose", async () => stop());
-}
-
-/**
- * When the server closes, what is under way is answered and its connection ended with it. Two kinds of connections would
- * keep it open: those that never had a request, as browsers open them ahead of need (to Node they are not idle), and
- * those whose request does not come to its end.
- */
-function endConnectionsOnClose(app: FastifyInstance): void {
-  const unused = new Set<Socket>();
-  /** Connections that are to be secure and are not yet, by their other ends: to Node these are two sockets. */
-  const handshaking = new Map<string, Socket>();
-  let closing = false;
-  const seen = new WeakSet<Socket>();
-  const take = (socket: Socket): void => {
-    // A connection comes again when an upgrade on it was not to be had.
-    if (seen.has(socket)) return;
-    seen.add(socket);
-    unused.add(socket);
-    socket.once("close", () => unused.delete(socket));
-    if (closing) socket.destroy();
-  };
-  if (app.server instanceof TlsServer) {
-    app.server.on("connection", (socket: Socket) => {
-      const end = otherEnd(socket);
-      handshaking.set(end, socket);
-      socket.once("close", () => handshaking.delete(end));
-      if (closing) socket.destroy();
-    });
-    app.server.on("secureConnection", (socket: Socket) => {
-      handshaking.delete(otherEnd(socket));
-      take(socket);
-    });
-  } else app.server.on("connection", take);
-  app.addHook("onRequest", async ({ raw }) => void unused.delete(raw.socket));
-  app.addHook("onSend", async (_request, reply) => {
-    if (closing) void reply.header("connection", "close");
-  });
-  app.addHook("preClose", async () => {
-    closing = true;
-    for (const socket of [...unused, ...handshaking.values()]) socket.destroy();
-    setTimeout(() => app.server.closeAllConnections(), UNDER_WAY).unref();
-  });
-}
-
-function otherEnd({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`;
 }
 
 /** What is not even HTTP is answered as an error too, if it can be. */
@@ -185,7 +137,7 @@ export async function serve(settings: Settings): Promise<void> {
   const ignoreSignals = closeOnSignals(app, reloads ? RELOAD : undefined);
   try {
     await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
-    warnOfWeakness(app, settings, keys);
+    warnOfWeakness(app.log, settings, keys);
     await told(app, startup, settings);
   } catch (error) {
     // A signal ends the process while the relay loads: nothing went wrong.
@@ -237,21 +189,6 @@ async function reload(app: FastifyInstance, settings: Settings, keys: ApiKeys | 
     } catch (error) {
       app.log.error({ err: error }, `${what}: could not be read anew, and stay as they are`);
     }
-  }
-}
-
-function warnOfWeakKeys(log: FastifyBaseLogger, keys: ApiKeys | undefined): void {
-  const weak = keys?.all.filter(({ strong }) => !strong).map(({ name }) => name) ?? [];
-  if (weak.length > 0) log.warn({ keys: weak }, "keys with short secrets: make better ones with topic-relay keys new");
-}
-
-/** Loud, but no reason not to start. */
-function warnOfWeakness({ log }: FastifyInstance, settings: Settings, keys: ApiKeys | undefined): void {
-  if (!keys && settings.insecureOpen) log.warn("open to other machines without keys: anyone can register and publish");
-  warnOfWeakKeys(log, keys);
-  const { symmetricKeySize = STRONG_SECRET } = settings.jwtSecret ?? {};
-  if (symmetricKeySize < STRONG_SECRET) {
-    log.warn(`--jwt-secret has less than ${STRONG_SECRET} bytes: it can be found by trying, from any one token`);
   }
 }
 

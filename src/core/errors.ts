@@ -20,6 +20,7 @@ export const LIMIT_NAMES = [
   "clients",
   "clients_per_user",
   "connections_per_address",
+  "open_files",
   "requests",
   "failed_auths",
   "publishes",

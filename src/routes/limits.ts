@@ -35,7 +35,7 @@ export class TokenBucket {
   }
 
   /** Seconds until several can be taken at once: 0 when they can be. */
-  wait(count: number): number {
+  wait(count = 1): number {
     const now = performance.now();
     this.tokens = Math.min(this.burst, this.tokens + ((now - this.at) / 1000) * this.perSecond);
     this.at = now;

@@ -17,15 +17,15 @@ async function ask(relay: TestRelay, secret: string, path = "/metrics", from?: s
 
 /** Keeps one network at its limit of failures until the test ends. */
 async function exhaust(relay: TestRelay, attempt: (number: number) => Promise<{ status: number }>): Promise<void> {
-  let stop = false;
+  const stop = new AbortController();
   let number = 0;
   const flood = async (): Promise<void> => {
-    while (!stop) await attempt(number++);
+    while (!stop.signal.aborted) await attempt(number++);
   };
   while ((await attempt(number++)).status !== 429);
   const flooding = Promise.all([flood(), flood()]).catch(() => undefined);
   onTestFinished(async () => {
-    stop = true;
+    stop.abort();
     await flooding;
   });
 }

@@ -1,0 +1,239 @@
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import { Server as TlsServer } from "node:tls";
+import type { FastifyBaseLogger, FastifyInstance } from "fastify";
+import type { LimitName } from "./core/errors.js";
+import { connectionsWithin, openFilesLimit } from "./open-files.js";
+import { Ranking } from "./ranking.js";
+import { networkOf } from "./trust/hosts.js";
+
+/** Milliseconds for a request that is under way when the server closes. */
+const UNDER_WAY = 5000;
+
+/** Milliseconds from the accept of a connection to the end of its first request's head; with TLS, the handshake included. */
+export const HEAD_WITHIN = 10_000;
+
+/** Milliseconds between two looks for connections that are too late. */
+const LOOK_EVERY = 500;
+
+/** Connections beyond its limit that an address may have all the same: what they ask for is answered (429) or small. */
+const BEYOND = 64;
+
+/** Milliseconds between two lines of the log about open files. */
+const LINE_EVERY = 10_000;
+
+/** A connection from its accept to its end. */
+interface Held {
+  /** With TLS: the one of the system, and after the handshake the one that is secure. */
+  socket: Socket;
+  readonly network: Network;
+  readonly since: number;
+  /** Requests that are not answered yet; an upgrade is one that never is. */
+  requests: number;
+}
+
+/** Those who share a limit, and their connections without a request under way: the oldest first. */
+class Network {
+  open = 0;
+  /** Never had a request. */
+  readonly silent = new Set<Held>();
+  /** Wait for the next one. */
+  readonly idle = new Set<Held>();
+
+  constructor(readonly name: string) {}
+
+  get spare(): number {
+    return this.silent.size + this.idle.size;
+  }
+}
+
+export interface GuardSettings {
+  /** Connections of an address; absent: all come from a proxy. */
+  readonly perAddress: number | undefined;
+  /** Milliseconds for the first request's head, when that is less than `HEAD_WITHIN`. */
+  readonly headWithin: number;
+  /** Told of each limit that was reached. */
+  readonly limited: (limit: LimitName) => void;
+}
+
+/**
+ * Counts the connections of a server from their accept on. Where there is no room for a new one, the oldest connection
+ * without a request under way makes room: of the same address, when that has too many; of the address that has most of
+ * these, when the process has too many. So connections that do nothing keep nobody out.
+ */
+export class ConnectionGuard {
+  private readonly held = new WeakMap<Socket, Held>();
+  private readonly networks = new Map<string, Network>();
+  private readonly ranking = new Ranking<Network>();
+  /** All that never had a request: the oldest first. */
+  private readonly silent = new Set<Held>();
+  /** Connections before their handshake is done, by their other ends: Node makes another socket of each. */
+  private readonly handshaking = new Map<string, Held>();
+  private readonly most: number;
+  private open = 0;
+  private closing = false;
+  private untold = 0;
+  private toldAt = -Infinity;
+
+  constructor(
+    private readonly server: Server,
+    private readonly settings: GuardSettings,
+    private readonly log: FastifyBaseLogger,
+  ) {
+    const limit = openFilesLimit();
+    this.most = limit === undefined ? Infinity : connectionsWithin(limit);
+    const isSecure = server instanceof TlsServer;
+    server.on("connection", (socket: Socket) => this.accept(socket, isSecure));
+    if (isSecure) server.on("secureConnection", (socket: Socket) => this.secure(socket));
+    server.on("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
+      const held = this.begin(socket);
+      if (held) response.once("close", () => this.end(held));
+    });
+    server.on("upgrade", ({ socket }: IncomingMessage) => this.begin(socket));
+  }
+
+  /**
+   * When the server closes, what is under way is answered and its connection ended with it. Two kinds of connections
+   * would keep it open: those that never had a request, as browsers open them ahead of need (to Node they are not idle),
+   * and those whose request does not come to its end.
+   */
+  endOnClose(app: FastifyInstance): void {
+    const looking = setInterval(() => this.endLate(), LOOK_EVERY).unref();
+    app.addHook("onSend", async (_request, reply) => {
+      if (this.closing) void reply.header("connection", "close");
+    });
+    app.addHook("preClose", async () => {
+      this.closing = true;
+      clearInterval(looking);
+      for (const { socket } of this.silent) socket.destroy();
+      setTimeout(() => this.server.closeAllConnections(), UNDER_WAY).unref();
+    });
+  }
+
+  private accept(socket: Socket, isSecure: boolean): void {
+    // A connection comes again when an upgrade on it was not to be had.
+    if (this.held.has(socket)) return this.comeAgain(socket);
+    if (this.closing) return void socket.destroy();
+    const name = networkOf(socket.remoteAddress ?? "");
+    const network = this.networks.get(name) ?? new Network(name);
+    const refused = this.refusal(network);
+    if (refused) {
+      this.reached(refused);
+      return void socket.destroy();
+    }
+    const held: Held = { socket, network, since: performance.now(), requests: 0 };
+    this.networks.set(name, network);
+    this.open++;
+    network.open++;
+    this.silent.add(held);
+    this.spare(held, network.silent);
+    this.keep(held);
+    if (!isSecure) return;
+    const end = otherEnd(socket);
+    this.handshaking.set(end, held);
+    socket.once("close", () => this.handshaking.delete(end));
+  }
+
+  private secure(socket: Socket): void {
+    if (this.held.has(socket)) return this.comeAgain(socket);
+    const held = this.handshaking.get(otherEnd(socket));
+    // It was ended during its handshake.
+    if (!held || !this.held.has(held.socket)) return void socket.destroy();
+    this.handshaking.delete(otherEnd(socket));
+    held.socket = socket;
+    this.keep(held);
+  }
+
+  private keep(held: Held): void {
+    this.held.set(held.socket, held);
+    held.socket.once("close", () => this.release(held));
+  }
+
+  private comeAgain(socket: Socket): void {
+    const held = this.held.get(socket);
+    if (!held) return;
+    held.requests = 1;
+    this.end(held);
+  }
+
+  /** A request begins: its head is there. */
+  private begin(socket: Socket): Held | undefined {
+    const held = this.held.get(socket);
+    if (held && held.requests++ === 0) this.unspare(held);
+    return held;
+  }
+
+  /** A request was answered. */
+  private end(held: Held): void {
+    if (--held.requests === 0 && this.held.has(held.socket)) this.spare(held, held.network.idle);
+  }
+
+  private spare(held: Held, where: Set<Held>): void {
+    where.add(held);
+    this.ranking.up(held.network, held.network.spare);
+  }
+
+  private unspare(held: Held): void {
+    const { network } = held;
+    if (!network.silent.delete(held) && !network.idle.delete(held)) return;
+    this.silent.delete(held);
+    this.ranking.down(network, network.spare);
+  }
+
+  private release(held: Held): void {
+    if (!this.held.delete(held.socket)) return;
+    this.unspare(held);
+    this.open--;
+    if (--held.network.open === 0) this.networks.delete(held.network.name);
+  }
+
+  /** Makes room for one more connection. @returns the limit that is reached, if there is none to be made */
+  private refusal(network: Network): LimitName | undefined {
+    const { perAddress = Infinity } = this.settings;
+    const isOver = network.open >= perAddress && !this.endOldest(network, "connections_per_address");
+    if (isOver && network.open >= perAddress + BEYOND) return "connections_per_address";
+    if (this.open < this.most || this.endOldest(this.ranking.top, "open_files")) return undefined;
+    return "open_files";
+  }
+
+  private endOldest(network: Network | undefined, limit: LimitName): boolean {
+    const [oldest] = network?.silent.size ? network.silent : (network?.idle ?? []);
+    if (!oldest) return false;
+    this.reached(limit);
+    oldest.socket.destroy();
+    // It is closed by now, and says so later.
+    this.release(oldest);
+    return true;
+  }
+
+  private reached(limit: LimitName): void {
+    this.settings.limited(limit);
+    if (limit !== "open_files") return;
+    this.untold++;
+    const now = performance.now();
+    if (now - this.toldAt < LINE_EVERY) return;
+    const message = "the limit on open files is near: connections without a request are closed, or new ones refused";
+    this.log.warn({ open: this.open, most: this.most, closed: this.untold }, message);
+    this.untold = 0;
+    this.toldAt = now;
+  }
+
+  /** Ends connections whose first request does not come. */
+  private endLate(): void {
+    const late = performance.now() - Math.min(HEAD_WITHIN, this.settings.headWithin);
+    for (const { socket, since } of this.silent) {
+      if (since > late) return;
+      if (this.handshaking.has(otherEnd(socket))) socket.destroy();
+      // As Node says it of those that are too late for it.
+      else this.server.emit("clientError", new RequestTimeout("no request"), socket);
+    }
+  }
+}
+
+class RequestTimeout extends Error {
+  readonly code = "ERR_HTTP_REQUEST_TIMEOUT";
+}
+
+function otherEnd({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}

@@ -1,0 +1,202 @@
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import http from "node:http";
+import https from "node:https";
+import net from "node:net";
+import tls from "node:tls";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { WebSocket } from "ws";
+import { upgrade } from "../support/bare.js";
+import { selfSigned } from "../support/certificate.js";
+import { temporaryDirectory } from "../support/directory.js";
+import { builtRelay, RelayProcess } from "../support/process.js";
+import { limited, startRelay } from "../support/relay.js";
+
+const STRANGER = "127.0.0.1";
+const OTHER = "127.0.0.2";
+
+/** The built relay with so many open files. */
+function withFiles(count: number, args: string[] = [], env: Record<string, string> = {}): RelayProcess {
+  const command = ["bash", "-c", `ulimit -n ${count}; exec "$@"`, "bash", ...builtRelay];
+  return new RelayProcess(["--listen", "127.0.0.1:0", "--engine", "memory", ...args], env, command);
+}
+
+/** Connections from an address of this machine, each after it has said something and was answered. */
+class Flood {
+  readonly sockets: net.Socket[] = [];
+
+  private constructor(
+    private readonly url: string,
+    private readonly from: string,
+    private readonly says: string,
+  ) {}
+
+  /** @param says what is said on each, and waits for its answer; empty: nothing */
+  static async of(url: string, count: number, says = "", from = STRANGER): Promise<Flood> {
+    const flood = new Flood(url, from, says);
+    onTestFinished(() => flood.sockets.forEach((socket) => socket.destroy()));
+    for (let made = 0; made < count; made++) await flood.more();
+    return flood;
+  }
+
+  async more(): Promise<void> {
+    const { hostname, port } = new URL(this.url);
+    const socket = net.connect({ host: hostname, port: Number(port), localAddress: this.from });
+    this.sockets.push(socket);
+    socket.on("error", () => socket.destroy());
+    if (this.says !== "") socket.write(this.says);
+    await new Promise<void>((resolve) => {
+      socket.once("close", resolve);
+      socket.once(this.says === "" ? "connect" : "data", () => resolve());
+      socket.resume();
+    });
+  }
+
+  get open(): number {
+    return this.sockets.filter((socket) => !socket.destroyed && socket.readyState === "open").length;
+  }
+}
+
+const HEALTH = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+async function health(url: string, from: string, agent?: http.Agent): Promise<number> {
+  const options = { localAddress: from, agent: agent ?? false, rejectUnauthorized: false };
+  const request = (url.startsWith("https") ? https : http).get(`${url}/health`, options);
+  const [response] = (await once(request, "response")) as [http.IncomingMessage];
+  response.resume();
+  await once(response, "end");
+  return response.statusCode ?? 0;
+}
+
+describe("when the limit on open files is near, connections without a request make room for new ones", () => {
+  test.each([
+    ["that say nothing", ""],
+    ["that have sent half a request", "GET /hea"],
+    ["that wait for their next request", HEALTH],
+    ["that offer another protocol", HEALTH.replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")],
+  ])("%s", async (_name, says) => {
+    const relay = withFiles(256);
+    const url = await relay.address();
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    onTestFinished(() => agent.destroy());
+    expect(await health(url, OTHER, agent)).toBe(200);
+    const [kept] = Object.values(agent.freeSockets).flat();
+    const socket = new WebSocket(`${url.replace("http", "ws")}/echo`, { localAddress: STRANGER });
+    onTestFinished(() => socket.terminate());
+    await once(socket, "open");
+    // What is only half is not answered, so the flood does not wait for it.
+    const flood = await Flood.of(url, 0, says.endsWith("\r\n\r\n") ? says : "");
+    for (let count = 0; count < 500; count++) {
+      await flood.more();
+      if (!says.endsWith("\r\n\r\n")) flood.sockets.at(-1)?.write(says);
+      if (count % 50 === 0) for (const from of [STRANGER, OTHER]) expect(await health(url, from)).toBe(200);
+    }
+    await expect.poll(() => flood.open).toBeLessThanOrEqual(156);
+    expect(flood.open).toBeGreaterThan(100);
+    // Those of the one who has most of them are closed, and not what others have or what is used.
+    expect(Object.values(agent.freeSockets).flat()).toEqual([kept]);
+    socket.send("still here");
+    expect(String((await once(socket, "message"))[0])).toBe("still here");
+    const metrics = await (await fetch(`${url}/metrics`)).text();
+    expect(Number(/relay_limited_total\{limit="open_files"\} (\d+)/.exec(metrics)?.[1])).toBeGreaterThan(300);
+    expect(relay.stderr.match(/limit on open files is near/g)).toHaveLength(1);
+  });
+
+  test("that begin a TLS handshake", async () => {
+    const [cert, key] = ["cert", "key"].map((name) => `${temporaryDirectory()}/${name}.pem`) as [string, string];
+    const pair = selfSigned("localhost");
+    writeFileSync(cert, pair.cert);
+    writeFileSync(key, pair.key);
+    const relay = withFiles(256, ["--tls-cert", cert, "--tls-key", key]);
+    const url = await relay.address();
+    const flood = await Flood.of(url, 0);
+    for (let count = 0; count < 500; count++) {
+      await flood.more();
+      if (count % 2) flood.sockets.at(-1)?.write(Buffer.from("16030100f8010000f40303", "hex"));
+      if (count % 50 === 0) for (const from of [STRANGER, OTHER]) expect(await health(url, from)).toBe(200);
+    }
+    await expect.poll(() => flood.open).toBeLessThanOrEqual(156);
+  });
+
+  test("when all of them are used, new ones are refused until one ends", async () => {
+    const relay = withFiles(256);
+    const url = await relay.address();
+    const flood = await Flood.of(url, 200, `${upgrade("/echo")}\r\n\r\n`);
+    await expect.poll(() => flood.open).toBe(156);
+    await expect(health(url, OTHER)).rejects.toThrow(/ECONNRESET|socket hang up/);
+    flood.sockets.find((socket) => !socket.destroyed)?.destroy();
+    await expect.poll(async () => health(url, OTHER).catch(() => 0)).toBe(200);
+  });
+});
+
+test("too low a limit on open files is said at the start, with numbers, where others can reach the relay", async () => {
+  const env = { RELAY_API_KEYS: "a:a-secret-that-nobody-guesses" };
+  const said = async (relay: RelayProcess): Promise<string> => {
+    const url = await relay.address();
+    expect(await health(url, STRANGER)).toBe(200);
+    return relay.stderr;
+  };
+  const warned = await said(withFiles(256, [], env));
+  expect(warned).toContain("may have 256");
+  expect(warned).toContain("holds 156 connections");
+  expect(warned).toContain("raise the limit to 20100");
+  expect(await said(withFiles(256, ["--max-connections", "156"], env))).not.toContain("open files");
+  expect(await said(withFiles(256))).not.toContain("open files");
+});
+
+describe("connections_per_address counts connections of any kind", () => {
+  test("those without a request make room for others of the same address, and of no other", async () => {
+    const relay = await startRelay({ maxConnections: 20 });
+    const others = await Flood.of(relay.http, 10, "", OTHER);
+    const silent = await Flood.of(relay.http, 50);
+    await expect.poll(() => silent.open).toBe(20);
+    const idle = await Flood.of(relay.http, 50, HEALTH);
+    await expect.poll(() => [silent.open, idle.open]).toEqual([0, 20]);
+    expect(others.open).toBe(10);
+    expect(await limited(relay, "connections_per_address")).toBeGreaterThanOrEqual(80);
+  });
+
+  test("where all are used, WebSockets are answered 429, and at last nothing is accepted", async () => {
+    const relay = await startRelay({ maxConnections: 20 });
+    const used = await Flood.of(relay.http, 20, `${upgrade("/echo")}\r\n\r\n`);
+    expect(await health(relay.http, STRANGER)).toBe(200);
+    const refused = await Flood.of(relay.http, 1);
+    refused.sockets[0]?.write(`${upgrade("/echo")}\r\n\r\n`);
+    expect(String((await once(refused.sockets[0] as net.Socket, "data"))[0])).toMatch(/^HTTP\/1\.1 429 /);
+    expect([used.open, await health(relay.http, OTHER)]).toEqual([20, 200]);
+  });
+
+  test("behind a trusted proxy only WebSockets and streams are counted, as all connections are the proxy's", async () => {
+    const relay = await startRelay({ maxConnections: 20, trustProxy: true });
+    const flood = await Flood.of(relay.http, 100, HEALTH);
+    expect([flood.open, await health(relay.http, STRANGER)]).toEqual([100, 200]);
+  });
+});
+
+test("a connection without a whole request head is closed after ten seconds, whatever the request timeout is", async () => {
+  const [tlsCert, tlsKey] = ["cert", "key"].map((name) => `${temporaryDirectory()}/${name}.pem`) as [string, string];
+  const pair = selfSigned("localhost");
+  writeFileSync(tlsCert, pair.cert);
+  writeFileSync(tlsKey, pair.key);
+  const plain = await startRelay({ requestTimeout: "1h" });
+  const secure = await startRelay({ requestTimeout: "1h", tlsCert, tlsKey });
+  const began = performance.now();
+  const port = Number(new URL(secure.http).port);
+  const sockets = [
+    ...(await Flood.of(plain.http, 2)).sockets,
+    ...(await Flood.of(secure.http, 2)).sockets,
+    tls.connect({ host: "127.0.0.1", port, rejectUnauthorized: false }),
+  ];
+  sockets[1]?.write("GET /health HTTP/1.1\r\nHost: local");
+  sockets[3]?.write(Buffer.from("16030100f8010000f40303", "hex"));
+  let answer = "";
+  sockets[1]?.on("data", (chunk: Buffer) => (answer += chunk.toString()));
+  for (const socket of sockets) socket.resume().on("error", () => socket.destroy());
+  const idle = await Flood.of(plain.http, 1, HEALTH);
+  await Promise.all(sockets.map(async (socket) => socket.destroyed || once(socket, "close")));
+  const seconds = (performance.now() - began) / 1000;
+  expect(seconds).toBeGreaterThan(9.5);
+  expect(seconds).toBeLessThan(13);
+  expect(answer).toMatch(/^HTTP\/1\.1 408 /);
+  expect(idle.open).toBe(1);
+});
