@@ -1,6 +1,7 @@
 import type { FastifyBaseLogger } from "fastify";
-import { isPrivate, type Settings } from "./config.js";
+import { flagOf, isPrivate, type Settings } from "./config.js";
 import { connectionsWithin, openFilesLimit } from "./open-files.js";
+import { readableByOthers } from "./trust/files.js";
 import type { ApiKeys } from "./trust/keys.js";
 import { STRONG_SECRET } from "./trust/tokens.js";
 
@@ -23,11 +24,24 @@ function warnOfOpenFiles(log: FastifyBaseLogger, settings: Settings): void {
   );
 }
 
+/** Secrets on the disk are the relay's alone. */
+function warnOfReadableFiles(log: FastifyBaseLogger, { engine, dataDir, apiKeysFile, tlsKey }: Settings): void {
+  const files = { dataDir: engine === "lmdb" ? dataDir : undefined, apiKeysFile, tlsKey };
+  for (const [name, path] of Object.entries(files)) {
+    const readable = path === undefined ? undefined : readableByOthers(path);
+    if (!readable) continue;
+    log.warn(
+      `${flagOf(name)}: other users of this machine can read ${path} (mode ${readable.mode}): ${readable.command}`,
+    );
+  }
+}
+
 /** Loud, but no reason not to start. */
 export function warnOfWeakness(log: FastifyBaseLogger, settings: Settings, keys: ApiKeys | undefined): void {
   if (!keys && settings.insecureOpen) log.warn("open to other machines without keys: anyone can register and publish");
   warnOfWeakKeys(log, keys);
   warnOfOpenFiles(log, settings);
+  warnOfReadableFiles(log, settings);
   const { symmetricKeySize = STRONG_SECRET } = settings.jwtSecret ?? {};
   if (symmetricKeySize < STRONG_SECRET) {
     log.warn(`--jwt-secret has less than ${STRONG_SECRET} bytes: it can be found by trying, from any one token`);

@@ -38,7 +38,8 @@ export function answerPreflight({ method, headers }: FastifyRequest, reply: Fast
  */
 export function checkSource(settings: Settings) {
   const closed = isPrivate(settings);
-  return ({ headers, host, raw }: FastifyRequest): void => {
+  return ({ headers, host, protocol, raw }: FastifyRequest): void => {
+    checkHeaders(raw.rawHeaders, protocol);
     if (closed) checkIsLocal(headers.host, raw.socket.localAddress);
     const { origin } = headers;
     if (origin === undefined || isAllowedOrigin(origin, settings.allowedOrigins)) return;
@@ -58,6 +59,18 @@ function isOwnOrigin(origin: string, host: string, settings: Settings): boolean 
   if (publicUrl !== undefined && new URL(publicUrl).origin === origin) return true;
   const isFixed = hasKeys(settings) || isLoopback(hostname) || isIP(hostname.replaceAll(/^\[|\]$/g, "")) !== 0;
   return isFixed && URL.canParse(`${protocol}//${host}`) && new URL(`${protocol}//${host}`).host === asked;
+}
+
+/** What is ambiguous or is none of what it should be, whoever sent it: others on the way may have read it in another way. */
+function checkHeaders(rawHeaders: readonly string[], protocol: string): void {
+  let hosts = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at] as string;
+    if (name.length === 4 && name.toLowerCase() === "host") hosts++;
+  }
+  if (hosts > 1) throw new HttpError(400, "there is more than one Host header");
+  // It goes into the URLs that are given out.
+  if (protocol !== "http" && protocol !== "https") throw new HttpError(400, "X-Forwarded-Proto must be http or https");
 }
 
 function checkIsLocal(host: string | undefined, localAddress: string | undefined): void {

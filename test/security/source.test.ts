@@ -67,7 +67,11 @@ describe("where a relay listens", () => {
   test("the open relay answers only on loopback addresses, also inside another server", async () => {
     const check = checkSource(parseSettings({}));
     const to = async (localAddress: string | undefined): Promise<void> =>
-      check({ headers: { host: "localhost" }, raw: { socket: { localAddress } } } as FastifyRequest);
+      check({
+        headers: { host: "localhost" },
+        protocol: "http",
+        raw: { socket: { localAddress }, rawHeaders: [] },
+      } as unknown as FastifyRequest);
     for (const address of ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", undefined]) await to(address);
     for (const address of ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"]) {
       await expect(to(address)).rejects.toMatchObject({ statusCode: 403 });
@@ -240,6 +244,34 @@ describe("behind a proxy", () => {
     expect(await from("2001:db8::2")).toBe(429);
   });
 });
+
+test.each([
+  [{}, "http, https", 200],
+  [{ trustProxy: true }, "https", 200],
+  [{ trustProxy: true }, "javascript, https", 200],
+  [{ trustProxy: true }, "javascript", 400],
+  [{ trustProxy: true }, "https, ftp", 400],
+  [{ trustProxy: true }, "HTTPS:", 400],
+] as const)("%j: with X-Forwarded-Proto %j the answer is %i", async (settings, proto, status) => {
+  const relay = await startRelay(settings);
+  const answer = await relay.send("POST", "/register", { user_id: 1 }, { "x-forwarded-proto": proto });
+  expect(answer.status).toBe(status);
+  if (status === 200) expect(((await answer.json()) as { url: string }).url).toMatch(/^wss?:/);
+});
+
+test.each([{}, { insecureOpen: true }, { apiKeys: `a:${SECRET}` }, { trustProxy: true }])(
+  "%j: two Host headers are refused, also with the same host, also where there is nothing",
+  async (settings) => {
+    const relay = await startRelay(settings);
+    for (const second of ["evil.example", "localhost"]) {
+      for (const line of ["GET /health", "GET /nowhere", "GET /%zz", "OPTIONS /health"]) {
+        const request = `${line} HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\nhOST: ${second}\r\n\r\n`;
+        expect(await ask(relay.http, request)).toMatch(/^HTTP\/1.1 400 [^]*(?:Host header|problem)/);
+      }
+      expect(await ask(relay.http, `${upgrade("/echo", `Host: ${second}`)}\r\n\r\n`)).toMatch(/^HTTP\/1.1 400 /);
+    }
+  },
+);
 
 test("an absolute target does not change the host that is asked for", async () => {
   const relay = await startRelay();
