@@ -20,10 +20,13 @@ export class Frames {
   /** The last text frame, as bytes. */
   last = Buffer.alloc(0);
 
-  /** Connects; resolves when the relay has upgraded. @param pongs whether pings are answered */
-  static async open(port, path, { pongs = false } = {}) {
+  /**
+   * Connects; resolves when the relay has upgraded.
+   * @param options `pongs`: whether pings are answered; `onFrame`: told of each frame, as bytes
+   */
+  static async open(port, path, { pongs = false, onFrame } = {}) {
     const frames = new Frames();
-    Object.assign(frames, { path, pongs, rest: Buffer.alloc(0), open: false, expected: 0 });
+    Object.assign(frames, { path, pongs, onFrame, rest: Buffer.alloc(0), open: false, expected: 0 });
     frames.socket = net.connect(port, "127.0.0.1");
     frames.socket.on("connect", () => {
       frames.socket.write(
@@ -47,7 +50,7 @@ export class Frames {
 
   /** Sends text frames, with one write. */
   send(...texts) {
-    this.socket.write(Buffer.concat(texts.map((text) => maskedFrame(TEXT, Buffer.from(text)))));
+    this.socket.write(Buffer.concat(texts.map(textFrame)));
   }
 
   pause() {
@@ -91,6 +94,7 @@ export class Frames {
   }
 
   takeFrame(frame) {
+    this.onFrame?.(frame);
     if (frame[0] === TEXT) {
       this.count++;
       this.last = frame;
@@ -112,6 +116,11 @@ function frameSize(bytes) {
 export function payloadOf(frame) {
   const length = frame[1] & 127;
   return frame.subarray(length < 126 ? 2 : length === 126 ? 4 : 10);
+}
+
+/** A text frame as clients send it. */
+export function textFrame(text) {
+  return maskedFrame(TEXT, Buffer.from(text));
 }
 
 /** A frame as clients send it; masked with zeros, which leave the payload as it is. */

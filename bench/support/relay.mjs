@@ -13,20 +13,25 @@ export class Relay {
    * @param directory of an earlier relay, to go on with
    * @param nodeArgs of Node itself
    * @param options `file`: another build of the relay; `command`: what runs Node, such as taskset; `ipc`: whether
-   *   the process has an IPC channel, for a probe in `nodeArgs`
+   *   the process has an IPC channel, for a probe in `nodeArgs`; `stderr`: where its log goes
    */
-  static async start(args, directory, nodeArgs = [], { file = cli, command = [], ipc = false } = {}) {
+  static async start(
+    args,
+    directory,
+    nodeArgs = [],
+    { file = cli, command = [], ipc = false, stderr = "inherit" } = {},
+  ) {
     const relay = new Relay();
     relay.directory = directory ?? mkdtempSync(join(tmpdir(), "topic-relay-bench-"));
     const flags = ["--listen", "127.0.0.1:0", "--log-level", "error", "--data-dir", join(relay.directory, "data")];
     const [program, ...rest] = [...command, process.execPath, ...nodeArgs, file, ...flags, ...args];
-    relay.child = spawn(program, rest, { stdio: ["ignore", "pipe", "inherit", ...(ipc ? ["ipc"] : [])] });
+    relay.child = spawn(program, rest, { stdio: ["ignore", "pipe", stderr, ...(ipc ? ["ipc"] : [])] });
     const ended = once(relay.child, "exit").then(([code]) => {
       throw new Error(`the relay ended with ${code}`);
     });
     ended.catch(() => undefined);
     for (let out = ""; ;) {
-      const [, port] = /listening on http:\/\/127\.0\.0\.1:(\d+)/.exec(out) ?? [];
+      const [, port] = /listening on https?:\/\/127\.0\.0\.1:(\d+)/.exec(out) ?? [];
       relay.port = Number(port);
       if (port) return relay;
       const [chunk] = await Promise.race([once(relay.child.stdout, "data"), ended]);

@@ -1,17 +1,22 @@
 // Requests over bare sockets: the load must cost less than what is measured.
+import { once } from "node:events";
 import net from "node:net";
+import tls from "node:tls";
 
 /** One keep-alive connection that makes one request at a time. */
 export class Requests {
-  static async open(port) {
+  /** @param options `from`: another address of this machine; `secure`: whether it speaks TLS */
+  static async open(port, { from, secure = false } = {}) {
     const requests = new Requests();
-    requests.socket = net.connect(port, "127.0.0.1");
+    const end = { port, host: "127.0.0.1", localAddress: from };
+    requests.socket = secure ? tls.connect({ ...end, rejectUnauthorized: false }) : net.connect(end);
     requests.socket.setNoDelay(true);
     requests.buffer = "";
     requests.socket.setEncoding("latin1");
     requests.socket.on("data", (chunk) => requests.take(chunk));
     requests.socket.on("error", (error) => requests.reject?.(error));
-    await new Promise((resolve) => requests.socket.once("connect", resolve));
+    requests.socket.on("close", () => requests.reject?.(new Error("closed")));
+    await once(requests.socket, secure ? "secureConnect" : "connect");
     return requests;
   }
 

@@ -1,5 +1,5 @@
 // Cases of /register, /users and /events, but for those that a large log makes worse: they are in log.mjs.
-import { arrayOf, longTopic } from "./subject.mjs";
+import { arrayOf, longTopic } from "../support/target.mjs";
 
 const longTopics = arrayOf(1000, longTopic);
 

@@ -1,5 +1,5 @@
 // Cases on a log of 100,000 topics: changes of subscriptions, connections and frames that read it or search it.
-import { arrayOf } from "./subject.mjs";
+import { arrayOf } from "../support/target.mjs";
 
 const TOPICS = 100_000;
 /** No case has more rounds, the warm-up included: clients that are behind are used up. */

@@ -1,5 +1,5 @@
 // Cases of POST /publish.
-import { arrayOf, linesOf } from "./subject.mjs";
+import { arrayOf, linesOf } from "../support/target.mjs";
 
 const NDJSON = { type: "application/x-ndjson" };
 const MIB8 = 8 * 1024 * 1024;

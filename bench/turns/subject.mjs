@@ -1,9 +1,6 @@
-// A relay whose turns are measured, and the ways in which the cases use it.
-import net from "node:net";
+// A relay whose turns are measured.
 import { setTimeout as sleep } from "node:timers/promises";
-import { Frames } from "../support/frames.mjs";
-import { Relay } from "../support/relay.mjs";
-import { Requests } from "../support/requests.mjs";
+import { Target } from "../support/target.mjs";
 
 const probe = new URL("../support/probe.mjs", import.meta.url).href;
 
@@ -14,28 +11,13 @@ const QUIET_LOOKS = 4;
 /** The share of time in which a quiet event loop may do something: the probe itself wakes it 1,000 times a second. */
 const QUIET = 0.15;
 
-/** Requests that prepare a case go over so many connections. */
-const LANES = 16;
-
-/** Most events in one request. */
-const BATCH = 10_000;
-
-export class Subject {
-  /** What `act` opened, to be closed after the round. */
-  open = [];
+export class Subject extends Target {
   answers = [];
 
-  static async start(flags, { file, command, nodeArgs = [] }) {
-    const subject = new Subject();
-    subject.relay = await Relay.start(flags, undefined, ["--import", probe, ...nodeArgs], { file, command, ipc: true });
+  static async start(flags, { nodeArgs = [], ...options }) {
+    const subject = await super.start(flags, { ...options, nodeArgs: ["--import", probe, ...nodeArgs], ipc: true });
     subject.relay.child.on("message", (state) => subject.answers.shift()?.(state));
-    subject.port = subject.relay.port;
     return subject;
-  }
-
-  async stop(signal) {
-    this.closeAll();
-    await this.relay.stop({ signal });
   }
 
   /** Asks the probe. */
@@ -86,96 +68,4 @@ export class Subject {
     }
     return { ...known, cutOff: false };
   }
-
-  /** Sends one request and resolves with the body of the answer. */
-  async request(method, path, body = "", { status = "200", type, headers } = {}) {
-    const requests = await Requests.open(this.port);
-    const text = typeof body === "string" || Buffer.isBuffer(body) ? body : JSON.stringify(body);
-    try {
-      const answer = await requests.send(Requests.make(path, text, type, { method, headers }), status);
-      return answer.slice(answer.indexOf("\r\n\r\n") + 4);
-    } finally {
-      requests.close();
-    }
-  }
-
-  publish(body, options) {
-    return this.request("POST", "/publish", body, options);
-  }
-
-  /** Registers a client. @returns its id */
-  async register(fields) {
-    return JSON.parse(await this.request("POST", "/register", { ttl: 3600, ...fields })).id;
-  }
-
-  /** Registers many clients. @param fieldsOf the fields of each, by its number @returns their ids */
-  async registerMany(count, fieldsOf) {
-    const ids = Array.from({ length: count });
-    let next = 0;
-    const work = async () => {
-      const requests = await Requests.open(this.port);
-      for (let index = next++; index < count; index = next++) {
-        const body = JSON.stringify({ user_id: Math.floor(index / 1000), ttl: 3600, ...fieldsOf(index) });
-        const answer = await requests.send(Requests.make("/register", body));
-        ids[index] = JSON.parse(answer.slice(answer.indexOf("\r\n\r\n") + 4)).id;
-      }
-      requests.close();
-    };
-    await Promise.all(Array.from({ length: LANES }, work));
-    return ids;
-  }
-
-  /** Publishes many events. @param itemOf each of them, by its number */
-  async publishMany(count, itemOf) {
-    const requests = await Requests.open(this.port);
-    for (let first = 0; first < count; first += BATCH) {
-      const lines = linesOf(Math.min(BATCH, count - first), (index) => itemOf(first + index));
-      await requests.send(Requests.make("/publish", lines, "application/x-ndjson"));
-    }
-    requests.close();
-  }
-
-  /** Connects a client; the connection ends with the round. */
-  async connect(id, query = "", options = {}) {
-    const frames = await Frames.open(this.port, `/ws/${id}${query}`, options);
-    this.open.push(frames);
-    return frames;
-  }
-
-  /** Connects many clients at once. */
-  connectMany(ids, query, options) {
-    return Promise.all(ids.map((id) => this.connect(id, query, options)));
-  }
-
-  /** Connects a client by a stream, and reads it to nowhere; resolves with its first bytes. */
-  async stream(id, query = "") {
-    const socket = net.connect(this.port, "127.0.0.1");
-    this.open.push({ close: () => socket.destroy() });
-    socket.write(`GET /stream/${id}${query} HTTP/1.1\r\nhost: localhost\r\n\r\n`);
-    await new Promise((resolve, reject) => {
-      socket.once("error", reject);
-      socket.on("data", (bytes) => {
-        if (bytes.toString("latin1", 0, 12) === "HTTP/1.1 200") resolve();
-        else reject(new Error(bytes.toString()));
-      });
-    });
-  }
-
-  closeAll() {
-    for (const connection of this.open.splice(0)) connection.close();
-  }
-}
-
-/** So many items as NDJSON. */
-export function linesOf(count, itemOf) {
-  return arrayOf(count, (index) => `${JSON.stringify(itemOf(index))}\n`).join("");
-}
-
-export function arrayOf(count, itemOf) {
-  return Array.from({ length: count }, (_, index) => itemOf(index));
-}
-
-/** The longest topic that has this number. */
-export function longTopic(number) {
-  return `t${number}.`.padEnd(255, "x");
 }
