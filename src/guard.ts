@@ -48,6 +48,8 @@ class Network {
 }
 
 export interface GuardSettings {
+  /** Whether all connections are this machine's own. To ask the system for an address is half of what an accept costs here. */
+  readonly isPrivate: boolean;
   /** Connections of an address; absent: all come from a proxy. */
   readonly perAddress: number | undefined;
   /** Milliseconds for the first request's head, when that is less than `HEAD_WITHIN`. */
@@ -62,7 +64,7 @@ export interface GuardSettings {
  * these, when the process has too many. So connections that do nothing keep nobody out.
  */
 export class ConnectionGuard {
-  private readonly held = new WeakMap<Socket, Held>();
+  private readonly held = new Map<Socket, Held>();
   private readonly networks = new Map<string, Network>();
   private readonly ranking = new Ranking<Network>();
   /** All that never had a request: the oldest first. */
@@ -114,7 +116,7 @@ export class ConnectionGuard {
     // A connection comes again when an upgrade on it was not to be had.
     if (this.held.has(socket)) return this.comeAgain(socket);
     if (this.closing) return void socket.destroy();
-    const name = networkOf(socket.remoteAddress ?? "");
+    const name = this.settings.isPrivate ? "" : networkOf(socket.remoteAddress ?? "");
     const network = this.networks.get(name) ?? new Network(name);
     const refused = this.refusal(network);
     if (refused) {
@@ -140,6 +142,7 @@ export class ConnectionGuard {
     // It was ended during its handshake.
     if (!held || !this.held.has(held.socket)) return void socket.destroy();
     this.handshaking.delete(otherEnd(socket));
+    this.held.delete(held.socket);
     held.socket = socket;
     this.keep(held);
   }

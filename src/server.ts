@@ -81,7 +81,11 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
   const metrics = new Metrics();
   const perAddress = trustProxy ? undefined : maxConnections;
   const limited = metrics.limited.bind(metrics);
-  new ConnectionGuard(app.server, { perAddress, headWithin, limited }, app.log).endOnClose(app);
+  new ConnectionGuard(
+    app.server,
+    { isPrivate: isPrivate(settings), perAddress, headWithin, limited },
+    app.log,
+  ).endOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {

@@ -15,6 +15,9 @@ import { limited, startRelay } from "../support/relay.js";
 const STRANGER = "127.0.0.1";
 const OTHER = "127.0.0.2";
 
+/** Only such a relay tells addresses apart. */
+const OPEN = ["--insecure-open"];
+
 /** The built relay with so many open files. */
 function withFiles(count: number, args: string[] = [], env: Record<string, string> = {}): RelayProcess {
   const command = ["bash", "-c", `ulimit -n ${count}; exec "$@"`, "bash", ...builtRelay];
@@ -75,7 +78,7 @@ describe("when the limit on open files is near, connections without a request ma
     ["that wait for their next request", HEALTH],
     ["that offer another protocol", HEALTH.replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")],
   ])("%s", async (_name, says) => {
-    const relay = withFiles(256);
+    const relay = withFiles(256, OPEN);
     const url = await relay.address();
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     onTestFinished(() => agent.destroy());
@@ -107,7 +110,7 @@ describe("when the limit on open files is near, connections without a request ma
     const pair = selfSigned("localhost");
     writeFileSync(cert, pair.cert);
     writeFileSync(key, pair.key);
-    const relay = withFiles(256, ["--tls-cert", cert, "--tls-key", key]);
+    const relay = withFiles(256, [...OPEN, "--tls-cert", cert, "--tls-key", key]);
     const url = await relay.address();
     const flood = await Flood.of(url, 0);
     for (let count = 0; count < 500; count++) {
@@ -119,7 +122,7 @@ describe("when the limit on open files is near, connections without a request ma
   });
 
   test("when all of them are used, new ones are refused until one ends", async () => {
-    const relay = withFiles(256);
+    const relay = withFiles(256, OPEN);
     const url = await relay.address();
     const flood = await Flood.of(url, 200, `${upgrade("/echo")}\r\n\r\n`);
     await expect.poll(() => flood.open).toBe(156);
@@ -146,7 +149,7 @@ test("too low a limit on open files is said at the start, with numbers, where ot
 
 describe("connections_per_address counts connections of any kind", () => {
   test("those without a request make room for others of the same address, and of no other", async () => {
-    const relay = await startRelay({ maxConnections: 20 });
+    const relay = await startRelay({ insecureOpen: true, maxConnections: 20 });
     const others = await Flood.of(relay.http, 10, "", OTHER);
     const silent = await Flood.of(relay.http, 50);
     await expect.poll(() => silent.open).toBe(20);
@@ -157,7 +160,7 @@ describe("connections_per_address counts connections of any kind", () => {
   });
 
   test("where all are used, WebSockets are answered 429, and at last nothing is accepted", async () => {
-    const relay = await startRelay({ maxConnections: 20 });
+    const relay = await startRelay({ insecureOpen: true, maxConnections: 20 });
     const used = await Flood.of(relay.http, 20, `${upgrade("/echo")}\r\n\r\n`);
     expect(await health(relay.http, STRANGER)).toBe(200);
     const refused = await Flood.of(relay.http, 1);
@@ -167,7 +170,7 @@ describe("connections_per_address counts connections of any kind", () => {
   });
 
   test("behind a trusted proxy only WebSockets and streams are counted, as all connections are the proxy's", async () => {
-    const relay = await startRelay({ maxConnections: 20, trustProxy: true });
+    const relay = await startRelay({ insecureOpen: true, maxConnections: 20, trustProxy: true });
     const flood = await Flood.of(relay.http, 100, HEALTH);
     expect([flood.open, await health(relay.http, STRANGER)]).toEqual([100, 200]);
   });
