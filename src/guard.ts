@@ -13,8 +13,9 @@ const UNDER_WAY = 5000;
 /** Milliseconds from the accept of a connection to the end of its first request's head; with TLS, the handshake included. */
 export const HEAD_WITHIN = 10_000;
 
-/** Milliseconds between two looks for connections that are too late. */
+/** Milliseconds between two looks for connections that are too late, and for those that take nothing of an answer. */
 const LOOK_EVERY = 500;
+const LOOK_AT_ALL_EVERY = 5000;
 
 /** Connections beyond its limit that an address may have all the same: what they ask for is answered (429) or small. */
 const BEYOND = 64;
@@ -52,8 +53,8 @@ export interface GuardSettings {
   readonly isPrivate: boolean;
   /** Connections of an address; absent: all come from a proxy. */
   readonly perAddress: number | undefined;
-  /** Milliseconds for the first request's head, when that is less than `HEAD_WITHIN`. */
-  readonly headWithin: number;
+  /** Milliseconds for the first request's head; and without progress, for the rest of an answer. */
+  readonly patience: number;
   /** Told of each limit that was reached. */
   readonly limited: (limit: LimitName) => void;
 }
@@ -100,13 +101,16 @@ export class ConnectionGuard {
    * and those whose request does not come to its end.
    */
   endOnClose(app: FastifyInstance): void {
-    const looking = setInterval(() => this.endLate(), LOOK_EVERY).unref();
+    const looking = [
+      setInterval(() => this.endLate(), LOOK_EVERY).unref(),
+      setInterval(() => this.timeAnswers(), Math.min(LOOK_AT_ALL_EVERY, this.settings.patience)).unref(),
+    ];
     app.addHook("onSend", async (_request, reply) => {
       if (this.closing) void reply.header("connection", "close");
     });
     app.addHook("preClose", async () => {
       this.closing = true;
-      clearInterval(looking);
+      looking.forEach(clearInterval);
       for (const { socket } of this.silent) socket.destroy();
       setTimeout(() => this.server.closeAllConnections(), UNDER_WAY).unref();
     });
@@ -223,12 +227,26 @@ export class ConnectionGuard {
 
   /** Ends connections whose first request does not come. */
   private endLate(): void {
-    const late = performance.now() - Math.min(HEAD_WITHIN, this.settings.headWithin);
+    const late = performance.now() - this.settings.patience;
     for (const { socket, since } of this.silent) {
       if (since > late) return;
       if (this.handshaking.has(otherEnd(socket))) socket.destroy();
       // As Node says it of those that are too late for it.
       else this.server.emit("clientError", new RequestTimeout("no request"), socket);
+    }
+  }
+
+  /**
+   * Who takes nothing of an answer would be using its connection for ever: it is ended by the socket's own timeout, which
+   * knows of progress in the middle of a write.
+   */
+  private timeAnswers(): void {
+    const { patience } = this.settings;
+    for (const { requests, socket } of this.held.values()) {
+      if (requests === 0) continue;
+      const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null };
+      const isLeft = response?.writableEnded === true && socket.writableLength > 0;
+      if (isLeft && socket.timeout !== patience) socket.setTimeout(patience);
     }
   }
 }

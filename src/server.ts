@@ -83,7 +83,7 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
   const limited = metrics.limited.bind(metrics);
   new ConnectionGuard(
     app.server,
-    { isPrivate: isPrivate(settings), perAddress, headWithin, limited },
+    { isPrivate: isPrivate(settings), perAddress, patience: headWithin, limited },
     app.log,
   ).endOnClose(app);
   if (certificate) reloadCertificate(app, certificate);

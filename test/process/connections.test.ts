@@ -176,6 +176,20 @@ describe("connections_per_address counts connections of any kind", () => {
   });
 });
 
+test("who asks and does not take the answers is given up, and does not use its connection for ever", async () => {
+  const relay = await startRelay({ requestTimeout: "1s" });
+  const { id } = await relay.register({ user_id: 1 });
+  const stream = await Flood.of(relay.http, 1, `GET /stream/${id} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+  const accepted = once(relay.app.server, "connection") as Promise<[net.Socket]>;
+  const [deaf] = (await Flood.of(relay.http, 1)).sockets as [net.Socket];
+  deaf.pause();
+  // Whole requests, which the relay reads at once: so no request is late.
+  deaf.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1500));
+  const [socket] = await accepted;
+  await once(socket, "close");
+  expect(stream.open).toBe(1);
+});
+
 test("a connection without a whole request head is closed after ten seconds, whatever the request timeout is", async () => {
   const [tlsCert, tlsKey] = ["cert", "key"].map((name) => `${temporaryDirectory()}/${name}.pem`) as [string, string];
   const pair = selfSigned("localhost");
