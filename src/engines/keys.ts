@@ -43,20 +43,37 @@ export function digestOf(text: string): string {
   return hash("sha256", text).slice(0, DIGEST);
 }
 
+interface Digests {
+  /** Of owner and key together. */
+  readonly key: string;
+  readonly fingerprint: string;
+}
+
+/** Each is asked for several times while a request is under way. */
+const digests = new WeakMap<Once, Digests>();
+
+function digestsOf(once: Once): Digests {
+  const known = digests.get(once);
+  if (known) return known;
+  const made = { key: digestOf(onceName(once)), fingerprint: digestOf(once.fingerprint) };
+  digests.set(once, made);
+  return made;
+}
+
 /** Stands for owner and key together. */
 export function keyDigest(once: Once): string {
-  return digestOf(onceName(once));
+  return digestsOf(once).key;
 }
 
 /** What is kept under a key, in bytes. */
-export function packedKey({ fingerprint }: Once, ids: readonly EventId[], reply?: readonly Counts[]): Buffer {
-  return packKey(digestOf(fingerprint), ids, reply);
+export function packedKey(once: Once, ids: readonly EventId[], reply?: readonly Counts[]): Buffer {
+  return packKey(digestsOf(once).fingerprint, ids, reply);
 }
 
 /** @throws {RelayError} idempotency_key_reused */
 export function openPacked(bytes: Buffer, once: Once): KnownKey {
   const { fingerprint, ids, reply } = unpackKey(bytes);
-  if (fingerprint === digestOf(once.fingerprint)) return { ids, reply };
+  if (fingerprint === digestsOf(once).fingerprint) return { ids, reply };
   throw new RelayError("idempotency_key_reused", "this Idempotency-Key was used with another request");
 }
 

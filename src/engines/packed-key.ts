@@ -18,6 +18,13 @@ export function packKey(fingerprint: string, ids: readonly EventId[], reply: rea
   return Buffer.concat([Buffer.from(fingerprint, "hex"), Buffer.from(numbers)]);
 }
 
+/** How many bytes longer a packed key is with its reply. */
+export function packedLength(reply: readonly Counts[]): number {
+  const numbers: number[] = [];
+  packReply(numbers, reply);
+  return numbers.length;
+}
+
 export interface Unpacked {
   /** In hex. */
   readonly fingerprint: string;

@@ -12,6 +12,7 @@ import {
   packedKey,
   refuseFull,
 } from "../keys.js";
+import { packedLength } from "../packed-key.js";
 import type { Commits } from "./commits.js";
 import type { Group, NewKey } from "./group.js";
 import type { Changes, Tables } from "./tables.js";
@@ -81,8 +82,7 @@ export class LmdbKeys implements KeyStore {
   settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): void {
     // It may have been dropped already.
     if (once.until <= Date.now()) return;
-    const value = packedKey(once, ids, reply);
-    this.put(once, value, false, value.length - packedKey(once, ids).length);
+    this.put(once, packedKey(once, ids, reply), false, packedLength(reply));
   }
 
   saved(once: Once): Promise<void> {
