@@ -1,22 +1,17 @@
 import { Crowd } from "./crowd.js";
-import { type Counts, type Delivery, type DeliveryState, type Engine, type Once, onceName } from "./engine.js";
+import { type Delivery, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipt, Receipts } from "./receipts.js";
+import type { Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
+import { atIndex, count, duplicates, merge, type PublishReply, repliesOf, replyOf } from "./replies.js";
 import { inTurns } from "./turns.js";
 
 /** How long an idempotency key is known, in milliseconds (product section 3). */
 const KEY_WINDOW = 600_000;
-
-/** What a publisher learns at once of one event. */
-export interface PublishReply extends Counts {
-  readonly id: string;
-  readonly duplicate?: true;
-}
 
 export interface PublishOptions {
   /** Milliseconds to wait for the confirmation of those in `sent`. */
@@ -162,8 +157,7 @@ export class Publisher {
     signal: AbortSignal | undefined,
   ): Promise<PublishReply[]> {
     const { ids, duplicate } = await this.engine.append(drafts, once);
-    if (duplicate?.reply)
-      return duplicates(duplicate.reply.map((counts, index) => ({ id: idAt(ids, index), ...counts })));
+    if (duplicate?.reply) return duplicates(repliesOf(ids, duplicate.reply));
     const replies = await this.replies(ids, wait, signal);
     if (duplicate) return duplicates(replies);
     await this.engine.settle(once, ids, replies);
@@ -224,57 +218,4 @@ export class Publisher {
     const confirmed = receipt.matched.filter((reader) => this.receipts.state(receipt, reader) === "confirmed");
     return { ...reply, confirmed: confirmed.length };
   }
-}
-
-function idAt(ids: readonly EventId[], index: number): string {
-  return formatId(ids[index] as EventId);
-}
-
-/**
- * @param receipt what this relay knows; undefined: nothing
- * @param elsewhere what the other relays know; undefined: not all of them have answered
- */
-function replyOf(
-  id: EventId,
-  receipt: Receipt | undefined,
-  elsewhere: readonly (readonly Delivery[])[] | undefined,
-): PublishReply {
-  if (!elsewhere || !receipt) return { id: formatId(id) };
-  let { matched, sent } = { matched: receipt.matched.length, sent: receipt.sent };
-  let waiting = receipt.head.ttl === 0 ? 0 : Math.max(0, matched - sent - (receipt.missed?.size ?? 0));
-  for (const deliveries of elsewhere) {
-    matched += deliveries.length;
-    sent += count(deliveries, "sent", "confirmed");
-    waiting += count(deliveries, "waiting");
-  }
-  return { id: formatId(id), matched, sent, waiting };
-}
-
-const NONE: readonly [] = [];
-
-/** What each of the other relays said of one of the events. */
-function atIndex(
-  answers: readonly (readonly (readonly Delivery[])[])[] | undefined,
-  index: number,
-): readonly (readonly Delivery[])[] | undefined {
-  return answers && (answers.length === 0 ? NONE : answers.map((deliveries) => deliveries[index] ?? []));
-}
-
-function count(deliveries: readonly Delivery[], ...states: readonly DeliveryState[]): number {
-  return deliveries.filter(({ state }) => states.includes(state)).length;
-}
-
-function duplicates(replies: readonly PublishReply[]): PublishReply[] {
-  return replies.map((reply) => ({ ...reply, duplicate: true }));
-}
-
-/** One delivery per client: the furthest that any relay knows of, as a client may have moved from one to another. */
-function merge(parts: readonly (readonly Delivery[])[]): Delivery[] {
-  const rank: Record<DeliveryState, number> = { expired: 0, waiting: 1, sent: 2, confirmed: 3 };
-  const merged = new Map<string, Delivery>();
-  for (const delivery of parts.flat()) {
-    const known = merged.get(delivery.client);
-    if (!known || rank[known.state] < rank[delivery.state]) merged.set(delivery.client, delivery);
-  }
-  return [...merged.values()];
 }

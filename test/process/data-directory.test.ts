@@ -6,6 +6,7 @@ import { temporaryDirectory } from "../support/directory.js";
 import { openSocket } from "../support/socket.js";
 import { systemProgram } from "../support/system.js";
 import { builtRelay, RelayProcess } from "../support/process.js";
+import { until } from "../support/turns.js";
 
 const LISTEN = ["--listen", "127.0.0.1:0"];
 
@@ -155,7 +156,7 @@ test("after kill -9, what was answered under an idempotency key is a duplicate, 
   const publishing = Array.from({ length: 20 }, async (_, publisher) => {
     for (let key = publisher; ; key += 20) answered.set(key, (await publish(address, `${key}`, of(key))).body.id);
   });
-  await expect.poll(() => answered.size).toBeGreaterThan(300);
+  await until(() => answered.size > 300);
   relay.child.kill("SIGKILL");
   await Promise.allSettled(publishing);
   const after = await relayOn(directory).address();

@@ -26,7 +26,7 @@ const DIGEST = 16;
 const BUDGET = 500;
 
 /** Rows that are read at a time. */
-const PIECE = 64;
+const PIECE = 16;
 
 /** What is known of an owner in memory. */
 interface Room {
