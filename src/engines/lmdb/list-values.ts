@@ -61,5 +61,5 @@ export function isDifference(value: Value): value is readonly [base: number, ...
 }
 
 export function digestOf(bytes: Buffer): string {
-  return hash("sha256", bytes, "base64");
+  return hash("sha256", bytes, "binary");
 }

@@ -11,9 +11,6 @@ const SMALL = 4;
 /** How a client's row has a list: as it is, or by the number of a list that has a row of its own. */
 export type Ref = readonly string[] | number;
 
-/** Lists, by what they are in memory, and their numbers. */
-export type Numbers = ReadonlyMap<readonly string[], { readonly number: number }>;
-
 /** A row of the table. */
 interface Row {
   readonly number: number;
@@ -36,11 +33,24 @@ interface Difference extends Row {
 
 type Stored = Full | Difference;
 
-/** What a client's row refers to. */
-interface Referred {
-  readonly lists: ReadonlyMap<readonly string[], Stored>;
-  readonly topics: readonly string[];
-  readonly rooms: readonly string[];
+/** The lists that a client's row refers to. They are few, and clients may be many: so they are in arrays. */
+class References {
+  private readonly lists: (readonly string[])[] = [];
+  readonly stored: Stored[] = [];
+  /** What the client subscribed to last, and its rooms: a new list is mostly much the same. */
+  topics: readonly string[] | undefined;
+  rooms: readonly string[] | undefined;
+
+  get(names: readonly string[] | undefined): Stored | undefined {
+    return names && this.stored[this.lists.indexOf(names)];
+  }
+
+  add(names: readonly string[], stored: Stored): void {
+    if (this.lists.includes(names)) return;
+    this.lists.push(names);
+    this.stored.push(stored);
+    stored.users++;
+  }
 }
 
 /**
@@ -50,7 +60,7 @@ interface Referred {
  */
 export class Lists {
   /** Of clients with long lists, as they were written last. */
-  private readonly rows = new Map<ClientId, Referred>();
+  private readonly rows = new Map<ClientId, References>();
   /** By digest. */
   private readonly full = new Map<string, Full>();
   /** Rows that are to be written, or removed, and are not known to be: a commit that failed leaves them here. */
@@ -60,31 +70,32 @@ export class Lists {
   constructor(private readonly table: Table) {}
 
   /** Stores the lists of a client, in place of those that it had. @returns how its row refers to them */
-  *keep(record: ClientRecord): Pieces<Numbers> {
-    const row = this.rows.get(record.id);
-    const lists = new Map<readonly string[], Stored>();
-    let near = row?.lists.get(row.topics);
+  *keep(record: ClientRecord): Pieces<(names: readonly string[]) => Ref> {
+    const before = this.rows.get(record.id);
+    const after = new References();
+    let near = before?.get(before.topics);
     for (const names of longListsOf(record)) {
-      if (lists.has(names)) continue;
-      const before = (names === record.rooms && row?.lists.get(row.rooms)) || near;
-      near = row?.lists.get(names) ?? this.add(names, before);
-      near.users++;
-      lists.set(names, near);
+      const like = (names === record.rooms && before?.get(before.rooms)) || near;
+      near = after.get(names) ?? before?.get(names) ?? this.add(names, like);
+      after.add(names, near);
       yield;
     }
-    this.replace(record, row, lists);
-    return lists;
+    this.forget(record.id);
+    this.refer(record, after);
+    return (names) => after.get(names)?.number ?? names;
   }
 
   /** Whether the client's row refers to lists that the client has no more. */
   isStale(record: ClientRecord): boolean {
     const row = this.rows.get(record.id);
-    return row !== undefined && row.lists.size > new Set(longListsOf(record)).size;
+    return row !== undefined && row.stored.length > new Set(longListsOf(record)).size;
   }
 
   /** To be called when a client is removed. */
   forget(id: ClientId): void {
-    for (const stored of this.rows.get(id)?.lists.values() ?? []) this.release(stored);
+    const row = this.rows.get(id);
+    if (!row) return;
+    for (const stored of row.stored) this.release(stored);
     this.rows.delete(id);
   }
 
@@ -104,50 +115,43 @@ export class Lists {
   /** Reads all lists. @returns what gives them to the clients that are read then */
   async restore(loading: Loading): Promise<Restoring> {
     const { table } = this;
-    const restored = new Map<number, { readonly stored: Stored; readonly names: readonly string[] }>();
-    const known = new Map<readonly string[], Stored>();
+    const restored = new Map<number, Stored>();
+    const made = new Map<Stored, readonly string[]>();
     const turns = new Turns(loading.signal);
     for (const piece of piecesOf(table)) {
       loading.progress({ step: "reading lists of topics", done: restored.size, of: countOf(table) });
       for (const { key, value } of piece) {
-        const number = listNumber(key);
-        const list = this.decode(number, value, (base) => restored.get(base)?.stored);
-        restored.set(number, list);
-        known.set(list.names, list.stored);
-        this.last = number;
+        this.last = listNumber(key);
+        restored.set(this.last, this.decode(this.last, value, restored, made));
       }
       if (turns.over) await turns.rest();
     }
+    let references = new References();
     return {
       listOf: (ref) => {
         if (typeof ref !== "number") return ref;
-        const list = restored.get(ref);
-        if (!list) throw missing(ref);
-        return list.names;
+        const stored = restored.get(ref);
+        if (!stored) throw missing(ref);
+        const names = stored.base ? (made.get(stored) as readonly string[]) : stored.names;
+        references.add(names, stored);
+        return names;
       },
       take: (record) => {
-        if (known.size === 0) return;
-        const lists = new Map<readonly string[], Stored>();
-        for (const names of longListsOf(record)) {
-          // Earlier versions have long lists in the client's own row.
-          const stored = known.get(names);
-          if (!stored || lists.has(names)) continue;
-          stored.users++;
-          lists.set(names, stored);
-        }
-        this.replace(record, undefined, lists);
+        if (references.stored.length === 0) return;
+        this.refer(record, references);
+        references = new References();
       },
       end: () => {
-        for (const { stored } of restored.values()) if (stored.users === 0) this.drop(stored);
+        for (const stored of restored.values()) if (stored.users === 0) this.drop(stored);
       },
     };
   }
 
-  private replace(record: ClientRecord, row: Referred | undefined, lists: Referred["lists"]): void {
-    for (const stored of row?.lists.values() ?? []) this.release(stored);
-    const { subscriptions, rooms } = record;
-    if (lists.size > 0) this.rows.set(record.id, { lists, topics: subscriptions.at(-1)?.topics ?? rooms, rooms });
-    else if (row) this.rows.delete(record.id);
+  private refer({ id, subscriptions, rooms }: ClientRecord, references: References): void {
+    if (references.stored.length === 0) return;
+    references.topics = subscriptions.at(-1)?.topics;
+    references.rooms = rooms;
+    this.rows.set(id, references);
   }
 
   /** @param near a list that is probably much the same */
@@ -178,23 +182,26 @@ export class Lists {
     return { number, users: 0, ...what };
   }
 
+  /** @param made takes what a difference makes */
   private decode(
     number: number,
     bytes: Buffer,
-    baseOf: (number: number) => Stored | undefined,
-  ): { readonly stored: Stored; readonly names: readonly string[] } {
+    restored: ReadonlyMap<number, Stored>,
+    made: Map<Stored, readonly string[]>,
+  ): Stored {
     const value = decodeList(bytes);
     if (!isDifference(value)) {
       const full = { number, users: 0, names: value, digest: digestOf(bytes), size: bytes.length };
       this.full.set(full.digest, full);
-      return { stored: full, names: value };
+      return full;
     }
     const [from, ...difference] = value;
-    const base = baseOf(from);
+    const base = restored.get(from);
     if (!base || base.base) throw missing(from);
     base.users++;
-    const names = applied(base.names, difference);
-    return { stored: { number, users: 0, base, spent: bytes.length }, names };
+    const stored = { number, users: 0, base, spent: bytes.length };
+    made.set(stored, applied(base.names, difference));
+    return stored;
   }
 
   private release(stored: Stored): void {

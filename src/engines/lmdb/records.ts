@@ -2,7 +2,7 @@ import { type ClientId, type ClientRecord, NOBODY, type Progress, type Stretch }
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import { idPair } from "./bytes.js";
-import type { Numbers, Ref } from "./lists.js";
+import type { Ref } from "./lists.js";
 
 // Values in JSON, as what they hold may grow with versions. An id is `{"ms", "seq"}`.
 
@@ -55,11 +55,10 @@ type Row = [
 /**
  * A client's row. The id is the row's key, cursor and confirmations have a table of their own, and the relay that holds the
  * client is gone when the row is read.
- * @param numbers of the lists that the row refers to
+ * @param ref how the row refers to a list
  */
-export function encodeClient(record: ClientRecord, numbers: Numbers): Buffer {
+export function encodeClient(record: ClientRecord, ref: (names: readonly string[]) => Ref): Buffer {
   const { userId, ttl, expiresAt, subscriptions, rooms, lost, gap, allow, key, until } = record;
-  const ref = (names: readonly string[]): Ref => numbers.get(names)?.number ?? names;
   const row: Row = [
     userId,
     ttl,

@@ -40,8 +40,8 @@ export class Writer {
       yield;
     }
     for (const record of group.clients.values()) {
-      const numbers = yield* lists.keep(record);
-      changes.put(tables.clients, clientKey(record.id), encodeClient(record, numbers));
+      const ref = yield* lists.keep(record);
+      changes.put(tables.clients, clientKey(record.id), encodeClient(record, ref));
       changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
       yield;
     }
