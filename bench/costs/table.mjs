@@ -2,6 +2,9 @@
 
 const MIB = 2 ** 20;
 
+/** Characters of a column's line that say how it is aligned. */
+const SHORTEST = 3;
+
 const columns = [
   ["attack", ({ attacker, name }) => `${attacker}: ${name}`],
   ["s", ({ seconds }) => seconds.toFixed(0)],
@@ -36,7 +39,9 @@ export function print(rows) {
       ? columns.map(([, cellOf]) => cellOf(row))
       : columns.map(([, cellOf], index) => (index === 0 ? cellOf(row) : index === columns.length - 1 ? row.fault : "")),
   );
-  const widths = columns.map(([title], index) => Math.max(title.length, ...cells.map((row) => row[index].length)));
+  const widths = columns.map(([title], index) =>
+    Math.max(SHORTEST, title.length, ...cells.map((row) => row[index].length)),
+  );
   const isText = (index) => index === 0 || index === columns.length - 1;
   const line = (row) =>
     `| ${row.map((cell, index) => (isText(index) ? cell.padEnd(widths[index]) : cell.padStart(widths[index]))).join(" | ")} |`;
