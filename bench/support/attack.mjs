@@ -1,6 +1,6 @@
 // What an attacker sends: requests and frames as fast as the relay takes them. All of it is counted.
 import net from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate, setTimeout as sleep } from "node:timers/promises";
 import { Frames, payloadOf } from "./frames.mjs";
 
 const [TEXT, CLOSE] = [0x81, 0x88];
@@ -8,6 +8,9 @@ const [TEXT, CLOSE] = [0x81, 0x88];
 /** Characters of a response by which its status is known; and of an error frame, of which the longest has so many. */
 const STATUS = "HTTP/1.1 200".length;
 const ERROR_FRAME = 400;
+
+/** Writes in one turn of the event loop: a relay that takes all at once would keep this process from reading. */
+const PER_TURN = 64;
 
 /** Milliseconds after which an attacker whose connection was refused tries again. */
 const RETRY_AFTER = 20;
@@ -89,6 +92,7 @@ export class Attack {
           wire.socket.write(requestOf(this.made));
           this.made += per;
           open += per;
+          if (this.made % PER_TURN === 0) await setImmediate();
         }
       }
       wire.socket.destroy();
@@ -118,7 +122,10 @@ export class Attack {
       while (wire.isOpen && !this.isOver && this.made < times) {
         if (wire.socket.writableNeedDrain) await wire.change();
         else if (!pace.isDue) await sleep(1);
-        else wire.socket.write(frameOf(this.made++));
+        else {
+          wire.socket.write(frameOf(this.made++));
+          if (this.made % PER_TURN === 0) await setImmediate();
+        }
       }
       if (this.made < times) wire.socket.destroy();
     }
@@ -165,11 +172,11 @@ class Wire {
   }
 
   /**
-   * Resolves when something happens on it, or the attack is over. Others have their turn first: a socket that takes all
-   * at once would keep this process from reading.
+   * Resolves when something happens on it, or the attack is over. Others have their turn first.
    */
-  change() {
-    return new Promise((resolve) => (this.wake = () => setImmediate(resolve)));
+  async change() {
+    await new Promise((resolve) => (this.wake = resolve));
+    await setImmediate();
   }
 
   wake() {}
