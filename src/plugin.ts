@@ -120,7 +120,7 @@ export async function addRelay(
   metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
   app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));
-  addHooks(app, context);
+  await addHooks(app, context);
   await registerWebSockets(app, startup, settings);
   const addOtherMethods = answerOtherMethods(app);
   acceptJson(app);

@@ -3,7 +3,7 @@ import { type ApiKey, type ApiKeys, digestOf, type Scope } from "../trust/keys.j
 import { KeysUnavailable, TokenExpired, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
 import type { Attempts } from "./attempts.js";
-import { HttpError, InvalidInput } from "./problems.js";
+import { HttpError, InvalidInput, isAnyPath } from "./problems.js";
 import { check, type TokenClaims, tokenClaims } from "./schemas.js";
 
 /** What a route asks of its callers; in the config of each. Where it says nothing, it is for `admin`. */
@@ -83,7 +83,7 @@ export function authorizeAgain(known: ApiKeys) {
 
 /** What the route asks for. Where there is nothing, any key will do to be told so. */
 function accessOf({ routeOptions, is404 }: FastifyRequest): Access & { readonly scope: NonNullable<Access["scope"]> } {
-  const { scope = is404 ? "any" : "admin", token } = routeOptions.config.access ?? {};
+  const { scope = is404 || isAnyPath(routeOptions.url) ? "any" : "admin", token } = routeOptions.config.access ?? {};
   return { scope, ...(token && { token }) };
 }
 

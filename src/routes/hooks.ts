@@ -1,3 +1,4 @@
+import cors from "@fastify/cors";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isPrivate } from "../config.js";
 import { tokenVerifier } from "../trust/tokens.js";
@@ -7,7 +8,7 @@ import type { Context } from "./context.js";
 import { refuseWhileLoading } from "./health.js";
 import { limitRequests } from "./limits.js";
 import { refuseNowhere } from "./nowhere.js";
-import { allowPages, answerPreflight, checkSource } from "./origins.js";
+import { answerPreflight, checkSource, isAllowedOrigin } from "./origins.js";
 import { checkUpgrade, endRefusedUpgrade } from "./upgrades.js";
 
 /** Refuses a request by throwing, answers it, or lets it through. */
@@ -17,13 +18,22 @@ type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<voi
  * What every request passes before its route, in this order: also one for no route (404), for another method (405), with
  * a path that can not be read, a preflight, an upgrade.
  */
-export function addHooks(app: FastifyInstance, { startup, settings, keys, metrics }: Context): void {
+export async function addHooks(app: FastifyInstance, { startup, settings, keys, metrics }: Context): Promise<void> {
   const attempts = new Attempts(metrics, !isPrivate(settings));
-  const hooks: readonly (Hook | undefined)[] = [
-    // First, as a browser carries requests of any site here: they use up no limit of the one who browses.
-    checkSource(settings),
-    // Before all that refuses: a page can read why, and when to come back.
-    allowPages(settings),
+  // First, as a browser carries requests of any site here: they use up no limit of the one who browses.
+  addInOrder(app, checkSource(settings));
+  // Before all that refuses: a page can read why, and when to come back.
+  await app.register(cors, {
+    origin: (origin, allow) => {
+      allow(null, origin !== undefined && isAllowedOrigin(origin, settings.allowedOrigins));
+    },
+    methods: ["GET", "POST", "PATCH", "DELETE"],
+    exposedHeaders: ["Relay-Gap", "Retry-After"],
+    strictPreflight: false,
+    preflightContinue: true,
+  });
+  addInOrder(
+    app,
     // Limits depend on who calls.
     keys && identify(keys, attempts),
     // Before all that tells something or costs more.
@@ -36,9 +46,14 @@ export function addHooks(app: FastifyInstance, { startup, settings, keys, metric
     authorize(keys, tokenVerifier(settings), attempts),
     // Last: what there is and what not is told only to those who may know.
     refuseNowhere,
-  ];
+  );
+  if (keys) app.addHook("preHandler", authorizeAgain(keys));
+  app.addHook("onResponse", endRefusedUpgrade);
+}
+
+/** As one hook of Fastify's, which waits a turn of the microtasks after each. */
+function addInOrder(app: FastifyInstance, ...hooks: readonly (Hook | undefined)[]): void {
   const inOrder = hooks.filter((hook) => hook !== undefined);
-  // One hook of Fastify's: it waits a turn of the microtasks after each.
   app.addHook("onRequest", async (request, reply) => {
     for (const hook of inOrder) {
       const pending = hook(request, reply);
@@ -46,6 +61,4 @@ export function addHooks(app: FastifyInstance, { startup, settings, keys, metric
       if (reply.sent) return;
     }
   });
-  if (keys) app.addHook("preHandler", authorizeAgain(keys));
-  app.addHook("onResponse", endRefusedUpgrade);
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
-import { HttpError } from "./problems.js";
+import { HttpError, isAnyPath } from "./problems.js";
 
 /** A path without a route. */
 const NOWHERE = "/.nowhere";
@@ -21,7 +21,8 @@ export function routeBadPath(route: (request: IncomingMessage, response: ServerR
 }
 
 /** Refuses requests for paths where there is nothing, before the body is looked at: its type does not matter. */
-export function refuseNowhere({ is404, raw }: FastifyRequest): void {
+export function refuseNowhere({ is404, routeOptions, raw }: FastifyRequest): void {
   // The path is not repeated: it may have a client's id in it.
-  if (is404) throw badPaths.get(raw) ?? new HttpError(404, "there is nothing at this path");
+  if (is404 || isAnyPath(routeOptions.url))
+    throw badPaths.get(raw) ?? new HttpError(404, "there is nothing at this path");
 }

@@ -4,31 +4,22 @@ import { hasKeys, isPrivate, type Settings } from "../config.js";
 import { hostOf, isLoopback } from "../trust/hosts.js";
 import { HttpError } from "./problems.js";
 
-const ALLOWED = "access-control-allow-origin";
-
 /** Whether a page of this origin may use the relay. @param allowed origins, `loopback` or `*` */
 export function isAllowedOrigin(origin: string, allowed: readonly string[]): boolean {
   if (allowed.includes("*") || allowed.includes(origin)) return true;
   return allowed.includes("loopback") && URL.canParse(origin) && isLoopback(new URL(origin).hostname);
 }
 
-/** Lets pages of allowed origins read what is answered (CORS). */
-export function allowPages({ allowedOrigins }: Settings) {
-  return ({ headers: { origin } }: FastifyRequest, reply: FastifyReply): void => {
-    // For caches: the answer to one page is not the answer to another.
-    void reply.header("vary", "Origin");
-    if (origin === undefined || !isAllowedOrigin(origin, allowedOrigins)) return;
-    void reply.headers({ [ALLOWED]: origin, "access-control-expose-headers": "Relay-Gap, Retry-After" });
-  };
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Set by @fastify/cors on a preflight of a page of an allowed origin. */
+    corsPreflightEnabled: boolean;
+  }
 }
 
 /** A browser asks before it lets a page of an allowed origin send a request: it may, whatever the path. */
-export function answerPreflight({ method, headers }: FastifyRequest, reply: FastifyReply): void {
-  if (method !== "OPTIONS" || !reply.hasHeader(ALLOWED)) return;
-  const asked = headers["access-control-request-headers"];
-  void reply.header("access-control-allow-methods", "GET, POST, PATCH, DELETE");
-  if (asked !== undefined) void reply.header("access-control-allow-headers", asked);
-  void reply.header("vary", "Origin, Access-Control-Request-Headers").code(204).send();
+export function answerPreflight({ corsPreflightEnabled }: FastifyRequest, reply: FastifyReply): void {
+  if (corsPreflightEnabled) void reply.code(204).header("content-length", "0").send();
 }
 
 /**

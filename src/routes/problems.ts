@@ -27,6 +27,11 @@ const CODES: Record<number, string> = {
   503: "unavailable",
 };
 
+/** Whether a route is for all paths: there is one, by which preflights have a route. */
+export function isAnyPath(path: string | undefined): boolean {
+  return path?.endsWith("*") === true;
+}
+
 /** Seconds after which `too_many` and `unavailable` are worth trying again, when nothing better is known. */
 const RETRY_AFTER = 1;
 
@@ -115,7 +120,7 @@ export function answerOtherMethods(app: FastifyInstance): () => void {
     const path = url.slice(app.prefix.length) || "/";
     const { known } = routes.get(path) ?? { known: new Set() };
     for (const name of [method].flat()) known.add(name);
-    routes.set(path, { known, config });
+    if (!isAnyPath(path)) routes.set(path, { known, config });
   });
   return () => {
     const paths = [...routes];

