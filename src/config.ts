@@ -114,6 +114,7 @@ export const settingsSchema = z.strictObject({
   maxMessage: size("1KiB", "4MiB").prefault("64KiB").describe("the size of one event's message"),
   maxClients: count(1, 100_000_000).prefault(1_000_000).describe("how many clients there may be"),
   maxClientsPerUser: count(1, 1_000_000).prefault(1000).describe("how many clients a user may have"),
+  totalTopics: size("1MiB", "1024GiB").prefault("1GiB").describe("how much memory the topics of all clients may take"),
   maxConnections: count(1, 10_000_000)
     .prefault(20_000)
     .describe("how many connections, of any kind, an address may have; of IPv6, a network of 64 bits"),

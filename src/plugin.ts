@@ -112,6 +112,7 @@ export async function addRelay(
   const lobbyLog = new SparingLog(LOBBY_LINES.burst, LOBBY_LINES.perSecond);
   const context: Context = { startup, settings, limits, metrics, lobbyLog, keys, prefix };
   metrics.gauge("relay_clients", "Clients that this relay holds", () => startup.relay.clients.count);
+  metrics.gauge("relay_topic_bytes", "Memory that topics take", () => startup.relay.clients.weight);
   metrics.gauge(
     "relay_buffered_bytes",
     "Bytes that wait for slow connections",

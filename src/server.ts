@@ -1,3 +1,4 @@
+import { lookup } from "node:dns/promises";
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
 import type { Server as TlsServer } from "node:tls";
@@ -7,6 +8,7 @@ import type { Engine } from "./core/engine.js";
 import { within } from "./core/within.js";
 import { ConnectionGuard, HEAD_WITHIN } from "./guard.js";
 import { Metrics } from "./metrics.js";
+import { handleOneByOne } from "./pipeline.js";
 import { addRelay, loadKeys } from "./plugin.js";
 import { refuseNowhere, routeBadPath } from "./routes/nowhere.js";
 import { problem } from "./routes/problems.js";
@@ -78,6 +80,7 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     clientErrorHandler: answerClientError,
     frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
   } as FastifyServerOptions);
+  handleOneByOne(app.server);
   const metrics = new Metrics();
   const perAddress = trustProxy ? undefined : maxConnections;
   const limited = metrics.limited.bind(metrics);
@@ -140,7 +143,9 @@ export async function serve(settings: Settings): Promise<void> {
   if (reloads) process.on(RELOAD, () => void reload(app, settings, keys));
   const ignoreSignals = closeOnSignals(app, reloads ? RELOAD : undefined);
   try {
-    await app.listen({ host: listen.host, port: listen.port, backlog: BACKLOG });
+    // Of several addresses Fastify would make a server each, without what the first one has.
+    const host = listen.host === "localhost" ? (await lookup(listen.host)).address : listen.host;
+    await app.listen({ host, port: listen.port, backlog: BACKLOG });
     warnOfWeakness(app.log, settings, keys);
     await told(app, startup, settings);
   } catch (error) {

@@ -1,4 +1,4 @@
-import { checkTopics, type ClientRecord } from "./client.js";
+import { checkTopics, type ClientRecord, weightOf } from "./client.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
@@ -9,6 +9,8 @@ export interface AdmissionSettings {
   /** Clients in all, and of one user. */
   readonly maxClients: number;
   readonly maxClientsPerUser: number;
+  /** Bytes of memory that the topics of all clients may take. */
+  readonly totalTopics: number;
   /** Topics of a client that names none. */
   readonly defaultTopics: readonly string[];
   /** What a client may do that was registered without saying so. */
@@ -54,6 +56,15 @@ export class Admission {
     const own = new Set(topics ?? this.settings.defaultTopics.filter(covers));
     checkTopics([...own]);
     return [...(inLobby && covers(BROADCAST) ? [BROADCAST] : []), ...own];
+  }
+
+  /** @param before absent: the client is new @throws {RelayError} too_many: the topics of all clients take too much */
+  checkGrowth(before: ClientRecord | undefined, after: ClientRecord): void {
+    const { totalTopics } = this.settings;
+    const growth = weightOf(after) - (before ? weightOf(before) : 0);
+    if (growth <= 0 || this.registry.weight + growth <= totalTopics) return;
+    const message = `the topics of all clients may take ${totalTopics} bytes of memory: there is no room for more`;
+    throw new RelayError("too_many", message, { limit: "total_topics" });
   }
 
   private checkRoom(userId: UserId): void {

@@ -98,9 +98,13 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
   checkTopics(names, before);
   const { rooms } = record;
   const joined = change.join === undefined || rooms.includes(change.join) ? rooms : [...rooms, change.join];
+  const inRooms = filtered(joined, (room) => topics.has(room));
+  const isSame = names.length === before.length && names.every((name, index) => name === before[index]);
+  // Nothing to write down, and nothing to wait for.
+  if (isSame) return inRooms === rooms ? record : { ...record, rooms: inRooms };
   const changed = {
     ...record,
-    rooms: filtered(joined, (room) => topics.has(room)),
+    rooms: inRooms,
     subscriptions: [...record.subscriptions, { from: at, topics: names }],
   };
   const pruned = withCursor(changed, record.cursor);

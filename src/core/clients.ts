@@ -58,22 +58,26 @@ export class Clients {
     const { userId, ttl, allow, key, until } = registration;
     const id = uuid().replaceAll("-", "");
     const expiresAt = Date.now() + (ttl || CONNECT_WITHIN) * 1000;
-    const record = await this.engine.clients.update(id, (_, at) => ({
-      id,
-      userId,
-      ttl,
-      expiresAt,
-      node,
-      cursor: at,
-      confirmed: at,
-      lost: [],
-      subscriptions: [{ from: at, topics }],
-      rooms: [],
-      gap: false,
-      allow,
-      key,
-      until,
-    }));
+    const record = await this.engine.clients.update(id, (_, at) => {
+      const made: ClientRecord = {
+        id,
+        userId,
+        ttl,
+        expiresAt,
+        node,
+        cursor: at,
+        confirmed: at,
+        lost: [],
+        subscriptions: [{ from: at, topics }],
+        rooms: [],
+        gap: false,
+        allow,
+        key,
+        until,
+      };
+      this.admission.checkGrowth(undefined, made);
+      return made;
+    });
     return this.found(record);
   }
 
@@ -93,6 +97,11 @@ export class Clients {
   /** How many clients this relay holds. */
   get count(): number {
     return this.registry.size;
+  }
+
+  /** About how many bytes of memory their topics take. */
+  get weight(): number {
+    return this.registry.weight;
   }
 
   /** The client as it stands. @throws {RelayError} not_found */
@@ -259,7 +268,9 @@ export class Clients {
     const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
     checkAllowed(this.permissionsOf(allowed), "subscribe", added);
     const isChanged = added.length > 0 || change.set || change.remove || change.leave;
-    return { allowed, after: isChanged ? withTopics(allowed, change, at) : allowed };
+    const after = isChanged ? withTopics(allowed, change, at) : allowed;
+    this.admission.checkGrowth(before, after);
+    return { allowed, after };
   }
 
   private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {

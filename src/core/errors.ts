@@ -17,6 +17,7 @@ export const LIMIT_NAMES = [
   "batch_users",
   "json_depth",
   "topics_per_client",
+  "total_topics",
   "clients",
   "clients_per_user",
   "connections_per_address",

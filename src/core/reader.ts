@@ -41,7 +41,7 @@ export class Reader {
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   confirmed: EventId;
   /** As it was kept last: the cursor may have moved on since. */
-  private kept: ClientRecord;
+  kept: ClientRecord;
   private matcher: Matcher | undefined;
   /** Absent as long as nobody has waited: most readers never see that. */
   private awaited: Set<{ readonly id: EventId; readonly done: () => void }> | undefined;

@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, endOf } from "./client.js";
+import { type ClientId, type ClientRecord, endOf, weightOf } from "./client.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
@@ -33,6 +33,8 @@ export class Registry {
   private readonly sweeps: NodeJS.Timeout;
   private readonly stopped = new AbortController();
   private open = 0;
+  /** About how many bytes of memory the topics of all clients take, with their permissions and what they were before. */
+  weight = 0;
 
   /** @param expired called with a client whose time is up */
   constructor(expired: (id: ClientId) => void) {
@@ -84,6 +86,7 @@ export class Registry {
   /** Lets a client go. */
   drop(reader: Reader): void {
     const { id } = reader;
+    this.weight -= weightOf(reader.kept);
     this.detach(reader);
     this.readers.delete(id);
     this.expiries.delete(id);
@@ -140,6 +143,7 @@ export class Registry {
 
   private add(record: ClientRecord): void {
     const reader = new Reader(record);
+    this.weight += weightOf(record);
     this.readers.set(record.id, reader);
     this.users.add(reader.user, reader);
     this.subscriptions.add(reader, reader.topics);
@@ -147,6 +151,7 @@ export class Registry {
 
   private adopt(reader: Reader, record: ClientRecord): void {
     const before = reader.topics;
+    this.weight += weightOf(record) - weightOf(reader.kept);
     reader.adopt(record);
     const after = reader.topics;
     // Most changes leave the topics as they are.

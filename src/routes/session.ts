@@ -18,6 +18,9 @@ const MAX_INBOX = { frames: 32, bytes: 64 * 1024 };
 /** Bad frames: so many at once, and so many a second, before the connection is closed with 4429. */
 const BAD_FRAMES = { burst: 50, perSecond: 10 };
 
+/** Milliseconds for a client that sent too many bad frames to take what it was told of that. */
+const CUT_AFTER = 500;
+
 /** One WebSocket of a client: frames go in, in order and one at a time; the connection is its way out. */
 export class SocketSession {
   private readonly inbox: { data: Buffer; isBinary: boolean }[] = [];
@@ -87,6 +90,9 @@ export class SocketSession {
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
         this.context.metrics.limited("bad_frames");
         this.connection?.close({ code: CLOSE.tooMany, reason: "too many bad frames", reconnect: false });
+        // Not even to look for its close frame: it may send as many as it can until it is cut off.
+        this.socket.pause();
+        setTimeout(() => this.socket.terminate(), CUT_AFTER).unref();
         return;
       }
       // Answers go through the same outbox as events: no more of them than the client reads.

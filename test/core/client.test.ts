@@ -61,8 +61,10 @@ describe("a client that is behind", () => {
     const before = heap();
     let record = clientWith([]);
     // Parsed each time, as they come from outside: other strings, though they are equal.
-    const text = JSON.stringify(longTopics(999, "same"));
-    for (let at = 2; at < 60; at++) record = withTopics(record, { set: JSON.parse(text) as string[] }, id(at));
+    const texts = [999, 998].map((count) => JSON.stringify(longTopics(count, "same")));
+    for (let at = 2; at < 60; at++) {
+      record = withTopics(record, { set: JSON.parse(texts[at % 2] as string) as string[] }, id(at));
+    }
     expect(record.subscriptions).toHaveLength(59);
     expect(heap() - before).toBeLessThan(1.5 * MEBIBYTE);
     expect(weightOf(record)).toBeLessThan(MEBIBYTE);
@@ -158,4 +160,20 @@ test("weighing a client again takes no look at its topics", () => {
   for (let round = 0; round < 1000; round++) expect(weightOf(record)).toBe(weight);
   // With a look at each of 58,000 topics it takes more than a second.
   expect(performance.now() - began).toBeLessThan(200);
+});
+
+test("a change that leaves the topics as they are is none", () => {
+  const record = clientWith(["a", "b"]);
+  for (const change of [
+    { set: ["a", "b"] },
+    { add: ["b"] },
+    { remove: ["c"] },
+    { leave: "c" },
+    { set: ["a", "b", "a"] },
+  ]) {
+    expect(withTopics(record, change, id(2))).toBe(record);
+  }
+  const inRoom = withTopics(record, { join: "a" }, id(2));
+  expect(inRoom).toEqual({ ...record, rooms: ["a"] });
+  expect(withTopics(inRoom, { join: "a" }, id(3))).toBe(inRoom);
 });

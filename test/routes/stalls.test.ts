@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { Bare } from "../support/bare.js";
+import { temporaryDirectory } from "../support/directory.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { longestTurn } from "../support/turns.js";
 
@@ -70,4 +71,30 @@ test("lists that are too long are refused before anything in them is looked at",
     expect(await socket.json()).toMatchObject({ error: { message: /topics: must have at most 1000 items/ as never } });
   };
   expect(await longestTurn(ask)).toBeLessThan(BOUND);
+});
+
+test("thousands of requests on one connection at once do not hold up others, and all are answered", async () => {
+  const relay = await startRelay();
+  const request = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  const flood = async (): Promise<void> => {
+    const bare = await Bare.open(relay.http);
+    bare.write(`${request.repeat(20_000)}${request.replace("localhost", "localhost\r\nConnection: close")}`);
+    expect((await bare.closed).split("HTTP/1.1 404").length - 1).toBe(20_001);
+  };
+  expect(await longestTurn(flood)).toBeLessThan(BOUND);
+});
+
+test("requests that are sent without waiting for answers are handled in their order", async () => {
+  const relay = await startRelay({ engine: "lmdb", dataDir: temporaryDirectory() });
+  const bare = await Bare.open(relay.http);
+  for (let count = 0; count <= 100; count++) {
+    const body = JSON.stringify({ topic: "t", message: "x".repeat(count % 2 ? 1 : 10_000) });
+    const end = count < 100 ? "" : "\r\nConnection: close";
+    const head = `POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}`;
+    bare.write(`${head}${end}\r\n\r\n${body}`);
+  }
+  const matches = [...(await bare.closed).matchAll(/"id":"(\d+)-(\d+)"/g)];
+  const ids = matches.map(([, ms, seq]) => Number(ms) * 1e3 + Number(seq));
+  expect(ids.length).toBe(101);
+  expect(ids).toEqual(ids.toSorted((a, b) => a - b));
 });

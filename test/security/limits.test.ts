@@ -18,6 +18,11 @@ async function expectCounted(relay: TestRelay, limit: LimitName, secret?: string
   expect(await limited(relay, limit, secret)).toBeGreaterThan(0);
 }
 
+async function metric(relay: TestRelay, name: string): Promise<string | undefined> {
+  const text = await (await relay.fetch("/metrics")).text();
+  return new RegExp(`^${name} (.*)$`, "m").exec(text)?.[1];
+}
+
 async function refusedWith(answer: Promise<Response>, status: number, code: string): Promise<string> {
   const response = await answer;
   const body = (await response.json()) as { code: string; detail: string };
@@ -99,6 +104,25 @@ test("topics_per_client: 10,000 segments in all patterns of a client, and any nu
   const { id } = await relay.register({ user_id: 1, topics: [...patterns, ...topics] });
   await refusedWith(relay.send("PATCH", `/register/${id}`, { add: ["*"] }), 400, "bad_request");
   expect((await relay.send("PATCH", `/register/${id}`, { add: ["*"], remove: [deep(0)] })).status).toBe(200);
+});
+
+test("total_topics: the topics of all clients have a budget, and those who take less are not refused", async () => {
+  const relay = await startRelay({ totalTopics: "1MiB" });
+  const many = (name: string): string[] =>
+    Array.from({ length: 1000 }, (_, index) => `${name}.${index}.`.padEnd(255, "x"));
+  const made = [];
+  for (let user_id = 0; user_id < 3; user_id++) made.push(await relay.register({ user_id, topics: many("a") }));
+  const id = made[0]?.id;
+  const detail = await refusedWith(relay.send("POST", "/register", { user_id: 4, topics: many("b") }), 429, "too_many");
+  expect(detail).toContain("1048576 bytes");
+  await expectCounted(relay, "total_topics");
+  const before = Number(await metric(relay, "relay_topic_bytes"));
+  expect(before).toBeGreaterThan(3 * 255_000);
+  expect((await relay.send("PATCH", `/register/${id}`, { topics: ["a"] })).status).toBe(200);
+  expect(Number(await metric(relay, "relay_topic_bytes"))).toBeLessThan(before - 255_000);
+  await relay.register({ user_id: 4, topics: many("b") });
+  for (let user_id = 0; user_id <= 4; user_id++) await relay.send("DELETE", `/users/${user_id}`);
+  expect(await metric(relay, "relay_topic_bytes")).toBe("0");
 });
 
 test("clients and clients_per_user: a flood of registrations ends at the limit, connected or not", async () => {
@@ -314,8 +338,7 @@ test(
     }
     const message = "x".repeat(60_000);
     for (let count = 0; count < 200; count++) await relay.publish({ topic: "t", message });
-    const metrics = await (await relay.fetch("/metrics")).text();
-    const buffered = Number(/^relay_buffered_bytes (\d+)/m.exec(metrics)?.[1]);
+    const buffered = Number(await metric(relay, "relay_buffered_bytes"));
     expect(buffered).toBeGreaterThan(0);
     // Each connection may have one frame waiting, whatever waits for the others.
     expect(buffered).toBeLessThan(2 ** 20 + 20 * 64 * 1024 + 2 ** 20);
@@ -323,9 +346,7 @@ test(
     for (const { socket } of connections) socket.resume();
     const events = ({ text }: Bare): number => text.split(message).length - 1;
     await expect.poll(() => connections.map(events), { timeout: 30_000 }).toEqual(connections.map(() => 200));
-    await expect
-      .poll(async () => /^relay_buffered_bytes (\d+)/m.exec(await (await relay.fetch("/metrics")).text())?.[1])
-      .toBe("0");
+    await expect.poll(() => metric(relay, "relay_buffered_bytes")).toBe("0");
   },
 );
 
