@@ -152,7 +152,7 @@ describe("idempotency keys on disk", () => {
     const engine = await openLmdb(directory);
     const start = Date.now();
     setClock(start);
-    for (let batch = 0; batch < 30; batch++) {
+    for (let batch = 0; batch < 45; batch++) {
       const owner = `owner-${batch % 3}`;
       await Promise.all(
         Array.from({ length: 1000 }, (_, index) => publish(engine, onceOf(owner, `${batch}.${index}`))),
@@ -161,9 +161,9 @@ describe("idempotency keys on disk", () => {
     vi.setSystemTime(start + 10 * MINUTE);
     const drop = async (): Promise<void> => {
       engine.trim(Date.now());
-      for (let commit = 0; commit < 100; commit++) await engine.probe();
+      for (let commit = 0; commit < 150; commit++) await engine.probe();
     };
-    expect(await longestTurn(drop, 1)).toBeLessThan(6);
+    expect(await longestTurn(drop, 1)).toBeLessThan(10);
     await engine.close();
     expect(await rowsOf(directory)).toEqual({ replies: 0, ends: 0, owners: 0 });
   });
