@@ -72,9 +72,11 @@ export class Lists {
   /** Stores the lists of a client, in place of those that it had. @returns how its row refers to them */
   *keep(record: ClientRecord): Pieces<(names: readonly string[]) => Ref> {
     const before = this.rows.get(record.id);
+    const long = longListsOf(record);
+    if (long.length === 0 && !before) return asItIs;
     const after = new References();
     let near = before?.get(before.topics);
-    for (const names of longListsOf(record)) {
+    for (const names of long) {
       const like = (names === record.rooms && before?.get(before.rooms)) || near;
       near = after.get(names) ?? before?.get(names) ?? this.add(names, like);
       after.add(names, near);
@@ -223,6 +225,10 @@ export interface Restoring {
   readonly take: (record: ClientRecord) => void;
   /** Removes the lists that no client has referred to. */
   readonly end: () => void;
+}
+
+function asItIs(names: readonly string[]): Ref {
+  return names;
 }
 
 function missing(number: number): Error {
