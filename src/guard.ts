@@ -5,6 +5,7 @@ import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import type { LimitName } from "./core/errors.js";
 import { connectionsWithin, openFilesLimit } from "./open-files.js";
 import { Ranking } from "./ranking.js";
+import { Pipelines } from "./pipeline.js";
 import { networkOf } from "./trust/hosts.js";
 
 /** Milliseconds for a request that is under way when the server closes. */
@@ -20,6 +21,9 @@ const LOOK_AT_ALL_EVERY = 5000;
 /** Connections beyond its limit that an address may have all the same: what they ask for is answered (429) or small. */
 const BEYOND = 64;
 
+/** Connections that are looked at to find one without a request under way. */
+const LOOK_AT = 100;
+
 /** Milliseconds between two lines of the log about open files. */
 const LINE_EVERY = 10_000;
 
@@ -29,22 +33,20 @@ interface Held {
   socket: Socket;
   readonly network: Network;
   readonly since: number;
-  /** Requests that are not answered yet; an upgrade is one that never is. */
-  requests: number;
 }
 
-/** Those who share a limit, and their connections without a request under way: the oldest first. */
+/** Those who share a limit, and their connections but for those that were upgraded: the oldest first. */
 class Network {
   open = 0;
   /** Never had a request. */
   readonly silent = new Set<Held>();
-  /** Wait for the next one. */
-  readonly idle = new Set<Held>();
+  /** Had one. */
+  readonly used = new Set<Held>();
 
   constructor(readonly name: string) {}
 
   get spare(): number {
-    return this.silent.size + this.idle.size;
+    return this.silent.size + this.used.size;
   }
 }
 
@@ -61,8 +63,8 @@ export interface GuardSettings {
 
 /**
  * Counts the connections of a server from their accept on. Where there is no room for a new one, the oldest connection
- * without a request under way makes room: of the same address, when that has too many; of the address that has most of
- * these, when the process has too many. So connections that do nothing keep nobody out.
+ * without a request under way makes room: of the same address, when that has too many; of the address that has most
+ * connections besides WebSockets, when the process has too many. So connections that do nothing keep nobody out.
  */
 export class ConnectionGuard {
   private readonly held = new Map<Socket, Held>();
@@ -72,6 +74,7 @@ export class ConnectionGuard {
   private readonly silent = new Set<Held>();
   /** Connections before their handshake is done, by their other ends: Node makes another socket of each. */
   private readonly handshaking = new Map<string, Held>();
+  private readonly pipelines: Pipelines;
   private readonly most: number;
   private open = 0;
   private closing = false;
@@ -88,11 +91,8 @@ export class ConnectionGuard {
     const isSecure = server instanceof TlsServer;
     server.on("connection", (socket: Socket) => this.accept(socket, isSecure));
     if (isSecure) server.on("secureConnection", (socket: Socket) => this.secure(socket));
-    server.on("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
-      const held = this.begin(socket);
-      if (held) response.once("close", () => this.end(held));
-    });
-    server.on("upgrade", ({ socket }: IncomingMessage) => this.begin(socket));
+    this.pipelines = new Pipelines(server, (socket) => this.begin(socket));
+    server.on("upgrade", ({ socket }: IncomingMessage) => this.upgrade(socket));
   }
 
   /**
@@ -127,7 +127,7 @@ export class ConnectionGuard {
       this.reached(refused);
       return void socket.destroy();
     }
-    const held: Held = { socket, network, since: performance.now(), requests: 0 };
+    const held: Held = { socket, network, since: performance.now() };
     this.networks.set(name, network);
     this.open++;
     network.open++;
@@ -158,21 +158,21 @@ export class ConnectionGuard {
 
   private comeAgain(socket: Socket): void {
     const held = this.held.get(socket);
-    if (!held) return;
-    held.requests = 1;
-    this.end(held);
+    if (held && !held.network.used.has(held)) this.spare(held, held.network.used);
   }
 
-  /** A request begins: its head is there. */
-  private begin(socket: Socket): Held | undefined {
+  /** The first request begins: its head is there. */
+  private begin(socket: Socket): void {
     const held = this.held.get(socket);
-    if (held && held.requests++ === 0) this.unspare(held);
-    return held;
+    if (!held?.network.silent.delete(held)) return;
+    this.silent.delete(held);
+    held.network.used.add(held);
   }
 
-  /** A request was answered. */
-  private end(held: Held): void {
-    if (--held.requests === 0 && this.held.has(held.socket)) this.spare(held, held.network.idle);
+  /** From here on it is a WebSocket, or is refused and ends. */
+  private upgrade(socket: Socket): void {
+    const held = this.held.get(socket);
+    if (held) this.unspare(held);
   }
 
   private spare(held: Held, where: Set<Held>): void {
@@ -182,7 +182,7 @@ export class ConnectionGuard {
 
   private unspare(held: Held): void {
     const { network } = held;
-    if (!network.silent.delete(held) && !network.idle.delete(held)) return;
+    if (!network.silent.delete(held) && !network.used.delete(held)) return;
     this.silent.delete(held);
     this.ranking.down(network, network.spare);
   }
@@ -204,13 +204,27 @@ export class ConnectionGuard {
   }
 
   private endOldest(network: Network | undefined, limit: LimitName): boolean {
-    const [oldest] = network?.silent.size ? network.silent : (network?.idle ?? []);
+    const oldest = network && this.oldest(network);
     if (!oldest) return false;
     this.reached(limit);
     oldest.socket.destroy();
     // It is closed by now, and says so later.
     this.release(oldest);
     return true;
+  }
+
+  private oldest({ silent, used }: Network): Held | undefined {
+    const [first] = silent;
+    if (first) return first;
+    let looks = 0;
+    for (const held of used) {
+      if (!this.pipelines.isBusy(held.socket)) return held;
+      if (++looks >= LOOK_AT) return undefined;
+      // The next look is at others.
+      used.delete(held);
+      used.add(held);
+    }
+    return undefined;
   }
 
   private reached(limit: LimitName): void {
@@ -242,8 +256,8 @@ export class ConnectionGuard {
    */
   private timeAnswers(): void {
     const { patience } = this.settings;
-    for (const { requests, socket } of this.held.values()) {
-      if (requests === 0) continue;
+    for (const socket of this.held.keys()) {
+      if (!this.pipelines.isBusy(socket)) continue;
       const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null };
       const isLeft = response?.writableEnded === true && socket.writableLength > 0;
       if (isLeft && socket.timeout !== patience) socket.setTimeout(patience);

@@ -9,28 +9,39 @@ const MAX_WAITING = 16;
  * other, as their order may matter (RFC 9112 section 9.3.2), and each in a turn of its own. Node would hand over all that
  * it has read at once: thousands of them, while nobody else has a turn.
  */
-export function handleOneByOne(server: Server): void {
-  const listeners = server.listeners("request") as RequestListener[];
-  server.removeAllListeners("request");
-  const lines = new WeakMap<Socket, Line>();
-  server.on("request", (request: IncomingMessage, response: ServerResponse) => {
-    const { socket } = request;
-    let line = lines.get(socket);
-    if (!line) {
-      line = new Line(socket, (...next) => {
-        for (const listener of listeners) listener.apply(server, next);
-      });
-      lines.set(socket, line);
-    }
-    line.add(request, response);
-  });
+export class Pipelines {
+  private readonly lines = new WeakMap<Socket, Line>();
+
+  /** @param began called with a connection that has its first request */
+  constructor(server: Server, began: (socket: Socket) => void) {
+    const listeners = server.listeners("request") as RequestListener[];
+    server.removeAllListeners("request");
+    const handle = (...exchange: Exchange): void => {
+      for (const listener of listeners) listener.apply(server, exchange);
+    };
+    server.on("request", (...exchange: Exchange) => {
+      const [{ socket }] = exchange;
+      const line = this.lines.get(socket);
+      if (line) return line.add(exchange);
+      const first = new Line(socket, handle);
+      this.lines.set(socket, first);
+      began(socket);
+      first.add(exchange);
+    });
+  }
+
+  /** Whether a connection has a request that is not answered yet. */
+  isBusy(socket: Socket): boolean {
+    return this.lines.get(socket)?.busy === true;
+  }
 }
 
 type Exchange = [IncomingMessage, ServerResponse];
 
 /** The requests of one connection. */
 class Line {
-  private busy = false;
+  /** A request is being handled, or its turn is next. */
+  busy = false;
   /** Absent as long as nothing has waited: most clients wait for each answer. */
   private waiting: Exchange[] | undefined;
 
@@ -39,7 +50,7 @@ class Line {
     private readonly handle: (...exchange: Exchange) => void,
   ) {}
 
-  add(...exchange: Exchange): void {
+  add(exchange: Exchange): void {
     if (!this.busy) return this.begin(exchange);
     // Node reads on with the end of each request.
     if (!this.waiting) this.socket.on("resume", () => this.pauseIfFull());

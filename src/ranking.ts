@@ -1,6 +1,6 @@
 /** Which of many has the highest count, where counts change one by one. Each change takes the same time. */
 export class Ranking<T> {
-  /** Those with each count. Levels stay when they are empty: counts come and go with every request. */
+  /** Those with each count. Levels stay when they are empty: connections come and go. */
   private readonly levels: Set<T>[] = [new Set()];
   private highest = 0;
 

@@ -8,7 +8,6 @@ import type { Engine } from "./core/engine.js";
 import { within } from "./core/within.js";
 import { ConnectionGuard, HEAD_WITHIN } from "./guard.js";
 import { Metrics } from "./metrics.js";
-import { handleOneByOne } from "./pipeline.js";
 import { addRelay, loadKeys } from "./plugin.js";
 import { refuseNowhere, routeBadPath } from "./routes/nowhere.js";
 import { problem } from "./routes/problems.js";
@@ -80,7 +79,6 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     clientErrorHandler: answerClientError,
     frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
   } as FastifyServerOptions);
-  handleOneByOne(app.server);
   const metrics = new Metrics();
   const perAddress = trustProxy ? undefined : maxConnections;
   const limited = metrics.limited.bind(metrics);

@@ -159,7 +159,9 @@ export class Outbox {
 
   private write(bytes: Buffer): void {
     this.sink.write(bytes);
-    this.recount(this.sink.buffered);
+    const { buffered } = this.sink;
+    // Mostly all of it was taken at once.
+    if (buffered > 0 || this.counted > 0) this.recount(buffered);
   }
 
   private recount(buffered: number): void {
