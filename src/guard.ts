@@ -21,6 +21,9 @@ const LOOK_AT_ALL_EVERY = 5000;
 /** Connections beyond its limit that an address may have all the same: what they ask for is answered (429) or small. */
 const BEYOND = 64;
 
+/** Milliseconds for a new connection's first request to come: until then it is ended only when no other can be. */
+const NEW_FOR = 1000;
+
 /** Connections that are looked at to find one without a request under way. */
 const LOOK_AT = 100;
 
@@ -215,16 +218,16 @@ export class ConnectionGuard {
 
   private oldest({ silent, used }: Network): Held | undefined {
     const [first] = silent;
-    if (first) return first;
+    if (first && performance.now() - first.since > NEW_FOR) return first;
     let looks = 0;
     for (const held of used) {
       if (!this.pipelines.isBusy(held.socket)) return held;
-      if (++looks >= LOOK_AT) return undefined;
+      if (++looks >= LOOK_AT) break;
       // The next look is at others.
       used.delete(held);
       used.add(held);
     }
-    return undefined;
+    return first;
   }
 
   private reached(limit: LimitName): void {
@@ -244,7 +247,8 @@ export class ConnectionGuard {
     const late = performance.now() - this.settings.patience;
     for (const { socket, since } of this.silent) {
       if (since > late) return;
-      if (this.handshaking.has(otherEnd(socket))) socket.destroy();
+      // Who has sent nothing may just send a request: an answer from before would look like the answer to that.
+      if (socket.bytesRead === 0 || this.handshaking.has(otherEnd(socket))) socket.destroy();
       // As Node says it of those that are too late for it.
       else this.server.emit("clientError", new RequestTimeout("no request"), socket);
     }
@@ -260,7 +264,7 @@ export class ConnectionGuard {
       if (!this.pipelines.isBusy(socket)) continue;
       const { _httpMessage: response } = socket as { _httpMessage?: ServerResponse | null };
       const isLeft = response?.writableEnded === true && socket.writableLength > 0;
-      if (isLeft && socket.timeout !== patience) socket.setTimeout(patience);
+      if (isLeft !== (socket.timeout === patience)) socket.setTimeout(isLeft ? patience : 0);
     }
   }
 }

@@ -28,6 +28,10 @@ export class Pipelines {
       began(socket);
       first.add(exchange);
     });
+    // What comes after these requests is no HTTP.
+    server.prependListener("upgrade", ({ socket }: IncomingMessage) => this.lines.get(socket)?.leave());
+    // Who has no more to ask for may still wait for answers.
+    (server as { httpAllowHalfOpen?: boolean }).httpAllowHalfOpen = true;
   }
 
   /** Whether a connection has a request that is not answered yet. */
@@ -44,6 +48,7 @@ class Line {
   busy = false;
   /** Absent as long as nothing has waited: most clients wait for each answer. */
   private waiting: Exchange[] | undefined;
+  private isPausing = true;
 
   constructor(
     private readonly socket: Socket,
@@ -58,6 +63,11 @@ class Line {
     this.pauseIfFull();
   }
 
+  /** Leaves it to others from now on whether the connection is read. */
+  leave(): void {
+    this.isPausing = false;
+  }
+
   private begin(exchange: Exchange): void {
     this.busy = true;
     exchange[1].once("close", () => this.next());
@@ -70,13 +80,13 @@ class Line {
     const exchange = waiting?.shift();
     if (!exchange) return;
     this.busy = true;
-    if (waiting?.length === MAX_WAITING - 1) socket.resume();
+    if (this.isPausing && waiting?.length === MAX_WAITING - 1) socket.resume();
     setImmediate(() => {
       if (!socket.destroyed) this.begin(exchange);
     });
   }
 
   private pauseIfFull(): void {
-    if (this.waiting && this.waiting.length >= MAX_WAITING) this.socket.pause();
+    if (this.isPausing && this.waiting && this.waiting.length >= MAX_WAITING) this.socket.pause();
   }
 }

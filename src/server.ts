@@ -1,4 +1,5 @@
 import { lookup } from "node:dns/promises";
+import type { ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
 import type { Server as TlsServer } from "node:tls";
@@ -29,6 +30,9 @@ const MAX_PARAM = 128 * 12;
 
 /** Milliseconds for an answer to arrive at somebody who does not speak HTTP, before the connection is cut. */
 const ANSWER_WITHIN = 1000;
+
+/** Milliseconds for a request's head; of the first one on a connection see `HEAD_WITHIN`. */
+const HEADERS_WITHIN = 60_000;
 
 /** Milliseconds between two looks for requests that do not arrive. */
 const CHECK_EVERY = 5000;
@@ -62,7 +66,7 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
   const { requestTimeout, trustProxy, maxConnections } = settings;
   const headWithin = Math.min(HEAD_WITHIN, requestTimeout);
   const timeouts = {
-    headersTimeout: headWithin,
+    headersTimeout: Math.min(HEADERS_WITHIN, requestTimeout),
     connectionsCheckingInterval: Math.min(CHECK_EVERY, requestTimeout / 2),
   };
   const certificate = certificateOf(settings);
@@ -117,6 +121,9 @@ function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
   const { code = "" } = error;
   // What is not about HTTP is of the connection itself, as a handshake that does not come to its end.
   if (!/^(?:HPE_|ERR_HTTP_)/.test(code) || !socket.writable) return void socket.destroy();
+  // It would be taken for the answer to an earlier request that is under way.
+  const { _httpMessage: answering } = socket as { _httpMessage?: ServerResponse | null };
+  if (answering && (answering.req.complete || answering.headersSent)) return void socket.destroy();
   const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[code] ?? 400;
   const answer = problem(status, "this is not a request that can be understood", "bad_request");
   const body = JSON.stringify(answer);
@@ -142,7 +149,8 @@ export async function serve(settings: Settings): Promise<void> {
   const ignoreSignals = closeOnSignals(app, reloads ? RELOAD : undefined);
   try {
     // Of several addresses Fastify would make a server each, without what the first one has.
-    const host = listen.host === "localhost" ? (await lookup(listen.host)).address : listen.host;
+    const host =
+      listen.host === "localhost" ? (await lookup(listen.host, { order: "ipv4first" })).address : listen.host;
     await app.listen({ host, port: listen.port, backlog: BACKLOG });
     warnOfWeakness(app.log, settings, keys);
     await told(app, startup, settings);

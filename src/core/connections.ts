@@ -1,5 +1,5 @@
 import { Backlog } from "./backlog.js";
-import { type ClientId, type ClientRecord } from "./client.js";
+import { type ClientId, type ClientRecord, withPosition } from "./client.js";
 import { type Clients, notFound, type Place } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import type { Encoder } from "./encoder.js";
@@ -85,7 +85,9 @@ export class Connections {
 
   /** Where the client would go on, and whether something is lost by then. @throws {RelayError} not_found */
   async preview(id: ClientId, since?: Since): Promise<Place> {
-    return this.locate(await this.clients.get(id), since);
+    const record = await this.clients.get(id);
+    const { position, gap } = this.locate(record, since);
+    return { position, gap: gap || withPosition(record, position, this.claimed(since)).gap };
   }
 
   /**
@@ -184,6 +186,7 @@ export class Connections {
 
   private note(reader: Reader): void {
     reader.noted = reader.cursor;
+    this.registry.prune(reader);
     this.moved.set(reader.id, reader.cursor);
   }
 

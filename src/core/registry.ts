@@ -86,12 +86,23 @@ export class Registry {
   /** Lets a client go. */
   drop(reader: Reader): void {
     const { id } = reader;
+    // To end its connection may have ordered an entry that let go of it already.
+    if (this.readers.get(id) !== reader) return;
     this.weight -= weightOf(reader.kept);
     this.detach(reader);
     this.readers.delete(id);
     this.expiries.delete(id);
     this.subscriptions.remove(reader, reader.topics);
     this.users.delete(reader.user, reader);
+  }
+
+  /** Lets go of the subscriptions that the client has left behind. */
+  prune(reader: Reader): void {
+    // Most have only those of now.
+    if (reader.kept.subscriptions.length === 1 || this.readers.get(reader.id) !== reader) return;
+    const { record } = reader;
+    this.weight += weightOf(record) - weightOf(reader.kept);
+    reader.kept = record;
   }
 
   attach(reader: Reader, connection: NonNullable<Reader["connection"]>): void {

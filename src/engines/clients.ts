@@ -44,7 +44,8 @@ export class LocalClients implements ClientStore {
       }
       return { kind: "removed", id: at, client: id };
     });
-    if (changed && safe) await this.journal?.saved();
+    // Also when nothing has changed: what it is may not be safe yet.
+    if (safe) await this.journal?.saved();
     return record;
   }
 

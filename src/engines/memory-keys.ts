@@ -83,6 +83,8 @@ export class MemoryKeys implements KeyStore {
   }
 
   settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): void {
+    // Another request may have it by now.
+    if (once.until <= Date.now()) return;
     const room = this.rooms.get(once.owner);
     const digest = nameOf(once);
     if (room?.entries.has(digest)) room.put(digest, timed(once.until, packedKey(once, ids, reply)));

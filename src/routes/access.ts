@@ -1,5 +1,5 @@
 import type { FastifyRequest } from "fastify";
-import { type ApiKey, type ApiKeys, digestOf, type Scope } from "../trust/keys.js";
+import { type ApiKey, type ApiKeys, type Scope } from "../trust/keys.js";
 import { KeysUnavailable, TokenExpired, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
 import type { Attempts } from "./attempts.js";
@@ -52,7 +52,7 @@ export function identify(known: ApiKeys, attempts: Attempts) {
     else if (key) {
       attempts.passed(request, key.digest);
       keys.set(request, key);
-    } else if (!accessOf(request).token || !isJwt(secret)) attempts.failed(request);
+    } else if (!accessOf(request).token || !isJwt(secret)) attempts.failed(request, "key");
   };
 }
 
@@ -137,12 +137,8 @@ async function checkToken(
   verify: TokenVerifier | undefined,
   attempts: Attempts,
 ): Promise<void> {
-  const digest = digestOf(jwt);
-  const refusal = attempts.refusal(request, digest);
-  if (refusal) throw refusal;
   try {
     tokens.set(request, await claimsOf(jwt, verify));
-    attempts.passed(request, digest);
   } catch (error) {
     if (error instanceof KeysUnavailable) {
       // Without a cause it was not asked for anew: not each token is a line of the log.
@@ -150,7 +146,7 @@ async function checkToken(
       throw new RelayError("unavailable", error.message, { cause: error });
     }
     // One that has expired is no guess: many clients may come back with theirs at once.
-    if (!(error instanceof TokenExpired)) attempts.failed(request);
+    if (!(error instanceof TokenExpired)) attempts.failed(request, "token");
     if (error instanceof TokenFault) throw new HttpError(401, error.message, INVALID);
     if (error instanceof InvalidInput) throw new HttpError(401, `the token's ${error.message}`, INVALID);
     throw error;

@@ -10,7 +10,7 @@ const FAILURES = { burst: 100, perSecond: 10 };
 /** How many networks with failures are remembered. */
 const MAX_NETWORKS = 10_000;
 
-/** How many good credentials are remembered, each with a network that it came from. */
+/** How many good keys are remembered, each with a network that it came from. */
 const MAX_GOOD = 10_000;
 
 /** Milliseconds between two lines of the log about one network. */
@@ -27,9 +27,10 @@ interface Network {
 }
 
 /**
- * Limits failed authentications by network. Where the limit is reached, a credential that came from the network before
- * and was good still passes: a stranger behind the same proxy does not lock out backends. Any other is not checked, so
- * that nobody learns whether it would be good.
+ * Counts failed authentications, and limits those by keys by network. Where the limit is reached, a key that came from
+ * the network before and was good still passes: a stranger behind the same proxy does not lock out backends. Any other is
+ * not checked, so that nobody learns whether it would be good. Tokens are always checked: a signature can not be guessed,
+ * and clients come with new ones all the time.
  */
 export class Attempts {
   private readonly networks = new Recent<Network>(MAX_NETWORKS);
@@ -43,8 +44,8 @@ export class Attempts {
   ) {}
 
   /**
-   * @param digest of the credential; absent: it is known not to be good
-   * @returns why the credential may not be checked now; undefined when it may
+   * @param digest of the key; absent: it is known not to be good
+   * @returns why the key may not be checked now; undefined when it may
    */
   refusal(request: FastifyRequest, digest: Buffer | undefined): RelayError | undefined {
     if (!this.isLimited) return undefined;
@@ -59,11 +60,11 @@ export class Attempts {
     this.good.use(nameOf(callerNetwork(request), digest), true);
   }
 
-  failed(request: FastifyRequest): void {
+  failed(request: FastifyRequest, what: "key" | "token"): void {
     this.metrics.authFailed();
     const name = callerNetwork(request);
     const network = this.networks.use(name, this.networks.get(name) ?? newNetwork());
-    network.bucket.take();
+    if (what === "key") network.bucket.take();
     network.untold++;
     const now = performance.now();
     if (now - network.toldAt < LINE_EVERY || this.lines.take() > 0) return;

@@ -85,7 +85,7 @@ export function requestedTtl({ settings }: Context, { ttl }: ConnectionQuery): n
 /** The relay's own address as the caller sees it, without a slash at the end. */
 export function baseUrl({ settings, prefix }: Context, request: FastifyRequest): string {
   if (settings.publicUrl !== undefined) return settings.publicUrl.replace(/\/+$/, "") + prefix;
-  const url = `${request.protocol}://${request.host}`;
+  const url = `${request.protocol.toLowerCase()}://${request.host}`;
   if (!URL.canParse(url) || /[/\\?#@]/.test(request.host)) throw new HttpError(400, "the Host header is not a host");
   return url + prefix;
 }

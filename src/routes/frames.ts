@@ -4,6 +4,7 @@ import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { parseId } from "../core/id.js";
+import { charactersOf } from "../core/lists.js";
 import { checkAllowed } from "../core/permissions.js";
 import type { Relay } from "../core/relay.js";
 import { BROADCAST } from "../core/topics.js";
@@ -12,7 +13,7 @@ import type { Metrics } from "../metrics.js";
 import type { ErrorFrame, ResponseFrame } from "../protocol.js";
 import type { Context } from "./context.js";
 import { parseJson } from "./json.js";
-import { type CallerLimits, framesIn } from "./limits.js";
+import type { CallerLimits } from "./limits.js";
 import { InvalidInput } from "./problems.js";
 import { bounded, check, draftOf, room, subscriptionList, textOf } from "./schemas.js";
 import { memberSource } from "./source.js";
@@ -167,7 +168,7 @@ export class Frames {
   private async changed(change: TopicsChange): Promise<string[]> {
     const { reader } = this.connection;
     // All of them are looked at, and are answered.
-    this.limits.frames(reader.id, framesIn(reader.topics.reduce((bytes, topic) => bytes + topic.length, 0)));
+    this.limits.work(reader.id, charactersOf(reader.topics));
     return ownTopics(await this.relay.clients.change(reader.id, change));
   }
 

@@ -26,6 +26,7 @@ const REQUEST_BURST = 10;
 export class TokenBucket {
   private tokens: number;
   private at = performance.now();
+  private isOwing = false;
 
   constructor(
     private readonly burst: number,
@@ -51,6 +52,20 @@ export class TokenBucket {
     if (wait === 0) this.tokens -= count;
     return wait;
   }
+
+  /** Takes several in any case: `pause` tells until when they are owed. */
+  owe(count: number): void {
+    this.wait();
+    this.tokens -= count;
+    this.isOwing ||= this.tokens < 1;
+  }
+
+  /** Seconds until what `owe` took is paid for, and one more can be taken. */
+  get pause(): number {
+    const wait = this.isOwing ? this.wait() : 0;
+    if (wait === 0) this.isOwing = false;
+    return wait;
+  }
 }
 
 /** One rate for each of many callers. Those who were silent for longest are forgotten first: they may begin anew. */
@@ -66,11 +81,6 @@ class Rates {
   of(who: string): TokenBucket {
     return this.callers.use(who, this.callers.get(who) ?? new TokenBucket(this.perSecond * this.burst, this.perSecond));
   }
-}
-
-/** How many frames so many bytes count as, besides the one that they come in. */
-export function framesIn(bytes: number): number {
-  return Math.floor(bytes / FRAME_BYTES);
 }
 
 /** The network that a request comes from, for limits. */
@@ -123,9 +133,15 @@ export class CallerLimits {
     throw new RelayError("too_many", message, { limit: "publishes", retryAfter: Math.ceil(wait) });
   }
 
-  /** To be called before a client's frame is handled. @param bytes of the frame @throws {RelayError} too_many */
-  frame(client: ClientId, bytes: number): void {
-    this.frames(client, 1 + framesIn(bytes));
+  /** Counts work that goes with a client's frame: it is done in any case, and the next frames wait for it. */
+  work(client: ClientId, bytes: number): void {
+    const frames = Math.min(Math.floor(bytes / FRAME_BYTES), this.settings.frameRate);
+    if (frames > 0) this.clients.of(client).owe(frames);
+  }
+
+  /** Milliseconds until a client's next frame may be handled. */
+  pause(client: ClientId): number {
+    return Math.ceil(this.clients.of(client).pause * 1000);
   }
 
   /** To be called before a client gets another connection. @throws {RelayError} too_many */
@@ -133,7 +149,7 @@ export class CallerLimits {
     this.frames(client, CONNECTION_FRAMES);
   }
 
-  /** Counts what is work like so many frames, on whatever connection. @throws {RelayError} too_many */
+  /** To be called before a client's frames are handled, on whatever connection. @throws {RelayError} too_many */
   frames(client: ClientId, frames: number): void {
     const { frameRate } = this.settings;
     // Whatever it costs, it is to be had after a second of silence.

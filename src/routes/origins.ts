@@ -61,7 +61,7 @@ function checkHeaders(rawHeaders: readonly string[], protocol: string): void {
   }
   if (hosts > 1) throw new HttpError(400, "there is more than one Host header");
   // It goes into the URLs that are given out.
-  if (protocol !== "http" && protocol !== "https") throw new HttpError(400, "X-Forwarded-Proto must be http or https");
+  if (!/^https?$/i.test(protocol)) throw new HttpError(400, "X-Forwarded-Proto must be http or https");
 }
 
 function checkIsLocal(host: string | undefined, localAddress: string | undefined): void {

@@ -181,7 +181,13 @@ function optionsOf(request: FastifyRequest): Asked {
 /** Aborted when nobody can be answered any more. */
 function goneSignal({ raw }: FastifyReply): AbortSignal {
   const gone = new AbortController();
-  raw.once("close", () => gone.abort());
+  const { socket } = raw;
+  const abort = (): void => gone.abort();
+  socket?.once("end", abort);
+  raw.once("close", () => {
+    socket?.off("end", abort);
+    abort();
+  });
   return gone.signal;
 }
 

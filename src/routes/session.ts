@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
@@ -97,6 +98,7 @@ export class SocketSession {
       }
       // Answers go through the same outbox as events: no more of them than the client reads.
       await this.connection?.ready();
+      await this.rest();
       if (turns.over) await turns.rest();
     }
     this.busy = false;
@@ -105,9 +107,11 @@ export class SocketSession {
 
   private async handle(data: Buffer, isBinary: boolean): Promise<boolean> {
     const { frames, connection } = this;
+    const { limits } = this.context;
     if (!frames || !connection) return true;
     try {
-      this.context.limits.frame(connection.reader.id, data.length);
+      limits.frames(connection.reader.id, 1);
+      limits.work(connection.reader.id, data.length);
     } catch (error) {
       frames.refuse(error);
       return false;
@@ -122,6 +126,12 @@ export class SocketSession {
       this.context.lobbyLog.line((unlogged) => this.log.info({ ...line, ...unlogged }, "message"));
     }
     return frames.handle(text);
+  }
+
+  /** Lets time pass after a frame that was much work: the inbox keeps more from coming. */
+  private async rest(): Promise<void> {
+    const pause = this.connection ? this.context.limits.pause(this.connection.reader.id) : 0;
+    if (pause > 0) await delay(pause, undefined, { ref: false });
   }
 
   private closed(code: number): void {

@@ -106,6 +106,8 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
       "x-accel-buffering": "no",
       ...(gap ? { "relay-gap": "true" } : {}),
     });
+    // Who has closed its half does not read either.
+    socket.once("end", () => response.destroy());
     response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
     response.flushHeaders();
     if (framing.start) response.write(framing.start);

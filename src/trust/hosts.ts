@@ -19,7 +19,9 @@ export function hostOf(header: string): string | undefined {
  * Those who share a limit: an IPv4 address, or the first 64 bits of an IPv6 one, as whoever has one such address has
  * all of them (RFC 6177).
  */
-export function networkOf(address: string): string {
+export function networkOf(text: string): string {
+  // Some proxies write `1.2.3.4:56789` or `[::1]:56789`.
+  const address = text.replace(/^\[(.*)\](?::\d+)?$/, "$1").replace(/^(\d+\.\d+\.\d+\.\d+):\d+$/, "$1");
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
   if (mapped) return mapped[1] as string;
   if (!address.includes(":")) return address;

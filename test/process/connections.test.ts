@@ -6,7 +6,7 @@ import net from "node:net";
 import tls from "node:tls";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { WebSocket } from "ws";
-import { upgrade } from "../support/bare.js";
+import { Bare, upgrade } from "../support/bare.js";
 import { selfSigned } from "../support/certificate.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { builtRelay, RelayProcess } from "../support/process.js";
@@ -148,11 +148,26 @@ test("too low a limit on open files is said at the start, with numbers, where ot
 });
 
 describe("connections_per_address counts connections of any kind", () => {
+  test("connections that are idle make room for new ones, and these are answered", async () => {
+    const relay = await startRelay({ insecureOpen: true, maxConnections: 50 });
+    const idle = await Flood.of(relay.http, 50, HEALTH, "127.0.0.1");
+    await expect.poll(() => idle.open).toBe(50);
+    const answers = Array.from({ length: 20 }, async () => {
+      const bare = await Bare.open(relay.http);
+      bare.write("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+      return (await bare.closed).slice(9, 12);
+    });
+    expect(new Set(await Promise.all(answers))).toEqual(new Set(["200"]));
+    expect(idle.open).toBeGreaterThanOrEqual(30);
+  });
+
   test("those without a request make room for others of the same address, and of no other", async () => {
     const relay = await startRelay({ insecureOpen: true, maxConnections: 20 });
     const others = await Flood.of(relay.http, 10, "", OTHER);
     const silent = await Flood.of(relay.http, 50);
     await expect.poll(() => silent.open).toBe(20);
+    // New ones get a second for their first request.
+    await new Promise((resolve) => setTimeout(resolve, 1100));
     const idle = await Flood.of(relay.http, 50, HEALTH);
     await expect.poll(() => [silent.open, idle.open]).toEqual([0, 20]);
     expect(others.open).toBe(10);

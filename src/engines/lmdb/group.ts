@@ -75,7 +75,7 @@ export class Group {
     for (const event of later.replaced) this.replaced.add(event);
     for (const record of later.clients.values()) this.putClient(record);
     for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
-    for (const record of later.moved.values()) this.moved.set(record.id, record);
+    for (const record of later.moved.values()) this.moveClient(record);
     for (const [digest, key] of later.keys) this.putKey(digest, key, 0);
     for (const [owner, bytes] of later.keyBytes) this.addKeyBytes(owner, bytes);
     this.head = later.head ?? this.head;
@@ -95,6 +95,11 @@ export class Group {
   putClient(record: ClientRecord): void {
     this.moved.delete(record.id);
     this.clients.set(record.id, record);
+  }
+
+  moveClient(record: ClientRecord): void {
+    if (this.clients.has(record.id)) this.putClient(record);
+    else this.moved.set(record.id, record);
   }
 
   removeClient(id: ClientId, tombstone: Tombstone): void {

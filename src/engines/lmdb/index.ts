@@ -68,7 +68,13 @@ async function load(
     report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
   };
   const journal = new LmdbJournal(root, tables, window, retention, state, tombstones, lists, tell, keyRoom);
-  await upgradeKeys(root, tables, journal, loading);
+  try {
+    await upgradeKeys(root, tables, journal, loading);
+  } catch (error) {
+    // It would go on trying to write.
+    await journal.close();
+    throw error;
+  }
   return new LocalEngine("lmdb", window, { ...state, clients }, journal.keys, journal);
 }
 

@@ -67,9 +67,9 @@ export class LmdbJournal implements Journal {
   ) {
     this.origin = origin;
     this.head = head;
-    this.trimmer = new Trimmer(tables, retention, floor, count);
-    this.reader = new LogReader(tables, () => this.floor, head);
     this.audiences = new Audiences(tables.audiences);
+    this.trimmer = new Trimmer(tables, retention, floor, count, () => this.audiences.forget());
+    this.reader = new LogReader(tables, () => this.floor, head);
     this.writer = new Writer(tables, this.reader, this.audiences, lists);
     this.commits = new Commits(
       {
@@ -124,8 +124,7 @@ export class LmdbJournal implements Journal {
   }
 
   moveClient(record: ClientRecord): void {
-    if (this.pending.clients.has(record.id)) this.pending.putClient(record);
-    else this.pending.moved.set(record.id, record);
+    this.pending.moveClient(record);
     this.commits.wake();
   }
 

@@ -104,7 +104,7 @@ export class LmdbKeys implements KeyStore {
   /** Adds to `changes` what has ended, so much at a time, and then what the group brings. */
   *write(changes: Changes, group: Group): Pieces {
     this.next.clear();
-    yield* this.drop(changes, Date.now(), BUDGET + group.keys.size * 2);
+    yield* this.drop(changes, group, Date.now(), BUDGET + group.keys.size * 2);
     for (const key of group.keys.values()) {
       changes.put(this.tables.replies, key.key, key.value);
       if (key.isNew)
@@ -158,14 +158,20 @@ export class LmdbKeys implements KeyStore {
     return value && { key, value };
   }
 
-  private *drop(changes: Changes, now: number, budget: number): Pieces {
+  private *drop(changes: Changes, group: Group, now: number, budget: number): Pieces {
     let left = budget;
     this.due = false;
     for (const room of this.rooms.values()) {
       if (room.nextEnd > now) continue;
+      let kept = false;
       for (const { key, length } of this.rowsOf(room)) {
         room.nextEnd = endOf(key);
         if (room.nextEnd > now) break;
+        // The group writes it again: it is dropped after that.
+        if (group.keys.has(key.toString("hex", OWNER + TIME))) {
+          kept = true;
+          continue;
+        }
         if (left-- <= 0) {
           this.due = true;
           return;
@@ -174,7 +180,8 @@ export class LmdbKeys implements KeyStore {
         this.next.set(room, (this.next.get(room) ?? room.stored) - bytesOf(length));
         yield;
       }
-      if (room.nextEnd > now) continue;
+      if (kept) room.nextEnd = now + 1;
+      if (kept || room.nextEnd > now) continue;
       // None is left on disk. Those that are not there yet are looked at later.
       this.next.set(room, 0);
       room.nextEnd = now + 1;

@@ -44,6 +44,8 @@ export class Trimmer {
     public floor: EventId,
     /** Events above the floor. */
     public count: number,
+    /** Called when receipts took too much, and lists went that newer ones may refer to. */
+    private readonly removed: () => void,
   ) {}
 
   /** Whether there is something to drop. */
@@ -148,6 +150,7 @@ export class Trimmer {
     remove(changes, this.tables.audiences, { end: unused, limit: budget });
     if (bytesOf(this.tables, RECEIPT_TABLES) <= this.retention.bytes * RECEIPTS) return;
     for (const name of RECEIPT_TABLES) remove(changes, this.tables[name], { limit: TOO_MANY });
+    this.removed();
   }
 }
 
