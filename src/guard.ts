@@ -119,6 +119,11 @@ export class ConnectionGuard {
     });
   }
 
+  /** Calls back when the requests that have come on a connection are answered; at once when there are none. */
+  whenAnswered(socket: Socket, then: () => void): void {
+    this.pipelines.whenAnswered(socket, then);
+  }
+
   private accept(socket: Socket, isSecure: boolean): void {
     // A connection comes again when an upgrade on it was not to be had.
     if (this.held.has(socket)) return this.comeAgain(socket);

@@ -34,6 +34,13 @@ export class Pipelines {
     (server as { httpAllowHalfOpen?: boolean }).httpAllowHalfOpen = true;
   }
 
+  /** Calls back when the requests that have come on a connection are answered; at once when there are none. */
+  whenAnswered(socket: Socket, then: () => void): void {
+    const line = this.lines.get(socket);
+    if (line?.busy) line.last = then;
+    else then();
+  }
+
   /** Whether a connection has a request that is not answered yet. */
   isBusy(socket: Socket): boolean {
     return this.lines.get(socket)?.busy === true;
@@ -46,6 +53,8 @@ type Exchange = [IncomingMessage, ServerResponse];
 class Line {
   /** A request is being handled, or its turn is next. */
   busy = false;
+  /** What is to be done after the last request. */
+  last: (() => void) | undefined;
   /** Absent as long as nothing has waited: most clients wait for each answer. */
   private waiting: Exchange[] | undefined;
   private isPausing = true;
@@ -59,8 +68,9 @@ class Line {
     if (!this.busy) return this.begin(exchange);
     // Node reads on with the end of each request.
     if (!this.waiting) this.socket.on("resume", () => this.pauseIfFull());
-    (this.waiting ??= []).push(exchange);
-    this.pauseIfFull();
+    this.waiting ??= [];
+    // Not at once: an upgrade may come with the same bytes, and whoever takes it over could not read on.
+    if (this.waiting.push(exchange) === MAX_WAITING) process.nextTick(() => this.pauseIfFull());
   }
 
   /** Leaves it to others from now on whether the connection is read. */
@@ -78,7 +88,7 @@ class Line {
     this.busy = false;
     const { waiting, socket } = this;
     const exchange = waiting?.shift();
-    if (!exchange) return;
+    if (!exchange) return this.last?.();
     this.busy = true;
     if (this.isPausing && waiting?.length === MAX_WAITING - 1) socket.resume();
     setImmediate(() => {

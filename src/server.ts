@@ -80,17 +80,19 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     http: timeouts,
     ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: headWithin } }),
     routerOptions: { maxParamLength: MAX_PARAM },
-    clientErrorHandler: answerClientError,
+    clientErrorHandler: (error: NodeJS.ErrnoException, socket: Socket) => {
+      // It would be taken for the answer to an earlier request that is under way.
+      if (isReceiving(socket)) answerClientError(error, socket);
+      else guard.whenAnswered(socket, () => answerClientError(error, socket));
+    },
     frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
   } as FastifyServerOptions);
   const metrics = new Metrics();
   const perAddress = trustProxy ? undefined : maxConnections;
   const limited = metrics.limited.bind(metrics);
-  new ConnectionGuard(
-    app.server,
-    { isPrivate: isPrivate(settings), perAddress, patience: headWithin, limited },
-    app.log,
-  ).endOnClose(app);
+  const guarded = { isPrivate: isPrivate(settings), perAddress, patience: headWithin, limited };
+  const guard = new ConnectionGuard(app.server, guarded, app.log);
+  guard.endOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {
@@ -116,14 +118,17 @@ function reloadCertificate(app: FastifyInstance, certificate: CertificateFiles):
   app.addHook("onClose", async () => stop());
 }
 
+/** Whether the request that is answered next on a connection has not come whole yet. */
+function isReceiving(socket: Socket): boolean {
+  const { _httpMessage: answer } = socket as { _httpMessage?: ServerResponse | null };
+  return answer !== null && answer !== undefined && !answer.req.complete && !answer.headersSent;
+}
+
 /** What is not even HTTP is answered as an error too, if it can be. */
 function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
   const { code = "" } = error;
   // What is not about HTTP is of the connection itself, as a handshake that does not come to its end.
   if (!/^(?:HPE_|ERR_HTTP_)/.test(code) || !socket.writable) return void socket.destroy();
-  // It would be taken for the answer to an earlier request that is under way.
-  const { _httpMessage: answering } = socket as { _httpMessage?: ServerResponse | null };
-  if (answering && (answering.req.complete || answering.headersSent)) return void socket.destroy();
   const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[code] ?? 400;
   const answer = problem(status, "this is not a request that can be understood", "bad_request");
   const body = JSON.stringify(answer);

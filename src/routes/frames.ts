@@ -195,7 +195,7 @@ export class Frames {
       "publish",
       drafts.map(({ topic }) => topic),
     );
-    this.limits.frames(this.connection.reader.id, drafts.length - 1);
+    if (drafts.length > 1) this.limits.frames(this.connection.reader.id, drafts.length - 1);
     const [receipt] = await this.relay.publisher.publish(drafts);
     return receipt;
   }

@@ -130,8 +130,9 @@ export class SocketSession {
 
   /** Lets time pass after a frame that was much work: the inbox keeps more from coming. */
   private async rest(): Promise<void> {
-    const pause = this.connection ? this.context.limits.pause(this.connection.reader.id) : 0;
-    if (pause > 0) await delay(pause, undefined, { ref: false });
+    const pause = (): number => (this.connection ? this.context.limits.pause(this.connection.reader.id) : 0);
+    // A timer may be early.
+    for (let wait = pause(); wait > 0; wait = pause()) await delay(wait, undefined, { ref: false });
   }
 
   private closed(code: number): void {
