@@ -76,6 +76,11 @@ class Line {
   /** Leaves it to others from now on whether the connection is read. */
   leave(): void {
     this.isPausing = false;
+    // Who takes it over finds it as Node hands it over: being read.
+    const { _handle: handle } = this.socket as { _handle?: { reading: boolean; readStart(): void } | null };
+    if (!handle || handle.reading) return;
+    handle.reading = true;
+    handle.readStart();
   }
 
   private begin(exchange: Exchange): void {
