@@ -2,7 +2,6 @@ import { describe, expect, test } from "vitest";
 import { TokenBucket } from "../../src/routes/limits.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { LIMIT_NAMES, type LimitName } from "../../src/core/errors.js";
-import { networkOf } from "../../src/trust/hosts.js";
 import { Bare } from "../support/bare.js";
 import { bearer, limited, startRelay, type TestRelay } from "../support/relay.js";
 import { refusal } from "../support/socket.js";
@@ -359,14 +358,6 @@ test("every limit there is was shown to be counted", () => {
   shown.add("open_files");
   expect([...shown].sort()).toEqual([...LIMIT_NAMES].sort());
 });
-
-test.each([
-  ["1.2.3.4", "1.2.3.4"],
-  ["1.2.3.4:56789", "1.2.3.4"],
-  ["::ffff:1.2.3.4", "1.2.3.4"],
-  ["[2001:db8::1]:56789", "2001:db8:0:0"],
-  ["2001:db8::1", "2001:db8:0:0"],
-])("%s counts as %s", (address, network) => expect(networkOf(address)).toBe(network));
 
 test("a bucket lets through its burst, then its rate, and more than it holds when it is full", async () => {
   const bucket = new TokenBucket(10, 1000);

@@ -327,6 +327,8 @@ test.each([
   ["2001:db8:1:2::9", "2001:db8:1:2"],
   ["2001:db8::9", "2001:db8:0:0"],
   ["::1", "0:0:0:0"],
+  ["1.2.3.4:56789", "1.2.3.4"],
+  ["[2001:db8::1]:56789", "2001:db8:0:0"],
 ])("%s shares the limits of %s", (address, network) => expect(networkOf(address)).toBe(network));
 
 test.each([
