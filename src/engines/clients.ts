@@ -44,8 +44,8 @@ export class LocalClients implements ClientStore {
       }
       return { kind: "removed", id: at, client: id };
     });
-    // Also when nothing has changed: what it is may not be safe yet.
-    if (safe) await this.journal?.saved();
+    // When nothing has changed, what it is may not be safe yet all the same.
+    if (safe) await (changed ? this.journal?.saved() : this.journal?.savedClient(id));
     return record;
   }
 

@@ -45,6 +45,8 @@ export interface Journal {
    * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
    */
   saved(): Promise<void>;
+  /** As `saved`, of all that it was told of a client. */
+  savedClient(id: ClientId): Promise<void>;
   /** Makes an empty commit. Resolves when it is on disk. @throws {RelayError} unavailable */
   probe(): Promise<void>;
   /** That an id was given out to something that is not kept. */

@@ -53,7 +53,7 @@ test("the second of two equal changes is not answered before the first is on dis
   const { id } = await relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
   await open(relay, id);
   const done: string[] = [];
-  const commit = Reflect.get(Changes.prototype, "commit") as (...root: Parameters<Changes["commit"]>) => Promise<void>;
+  const commit: Changes["commit"] = Reflect.get(Changes.prototype, "commit");
   vi.spyOn(Changes.prototype, "commit").mockImplementation(async function (this: Changes, root) {
     // Others have their turn meanwhile.
     for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import type { ClientId } from "../../core/client.js";
 import { RelayError } from "../../core/errors.js";
 import { Group, type NewKey } from "./group.js";
 
@@ -61,12 +62,20 @@ export class Commits {
 
   /** An idempotency key that is not safe yet, by its digest. */
   key(digest: string): NewKey | undefined {
-    return this.groupOf(digest)?.keys.get(digest);
+    return this.newest(({ keys }) => keys.has(digest))?.keys.get(digest);
   }
 
   /** Resolves when everything of an idempotency key is safe. @throws {RelayError} unavailable */
-  async savedKey(digest: string): Promise<void> {
-    const group = this.groupOf(digest);
+  savedKey(digest: string): Promise<void> {
+    return this.savedWith(this.newest(({ keys }) => keys.has(digest)));
+  }
+
+  /** Resolves when everything of a client is safe. @throws {RelayError} unavailable */
+  savedClient(id: ClientId): Promise<void> {
+    return this.savedWith(this.newest(({ clients, gone }) => clients.has(id) || gone.has(id)));
+  }
+
+  private async savedWith(group: Group | undefined): Promise<void> {
     if (group && this.failed) throw unavailable();
     await group?.saved;
   }
@@ -93,9 +102,10 @@ export class Commits {
   }
 
   /** The last group that has the key. */
-  private groupOf(digest: string): Group | undefined {
-    const group = this.waiting.findLast(({ keys }) => keys.has(digest));
-    return group ?? (this.underWay?.keys.has(digest) ? this.underWay : undefined);
+  /** The last group, of those that are not on disk, for which something holds. */
+  private newest(holds: (group: Group) => boolean): Group | undefined {
+    const { underWay } = this;
+    return this.waiting.findLast(holds) ?? (underWay && holds(underWay) ? underWay : undefined);
   }
 
   private async run(): Promise<void> {

@@ -144,6 +144,10 @@ export class LmdbJournal implements Journal {
     this.commits.wake();
   }
 
+  savedClient(id: ClientId): Promise<void> {
+    return this.commits.savedClient(id);
+  }
+
   saved(): Promise<void> {
     return this.commits.saved();
   }
