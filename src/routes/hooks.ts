@@ -20,8 +20,6 @@ type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<voi
  */
 export async function addHooks(app: FastifyInstance, { startup, settings, keys, metrics }: Context): Promise<void> {
   const attempts = new Attempts(metrics, !isPrivate(settings));
-  // First, as a browser carries requests of any site here: they use up no limit of the one who browses.
-  addInOrder(app, checkSource(settings));
   // Before all that refuses: a page can read why, and when to come back.
   await app.register(cors, {
     origin: (origin, allow) => {
@@ -38,6 +36,8 @@ export async function addHooks(app: FastifyInstance, { startup, settings, keys, 
     keys && identify(keys, attempts),
     // Before all that tells something or costs more.
     isPrivate(settings) ? undefined : limitRequests(settings),
+    // A browser carries requests of any site here.
+    checkSource(settings),
     // A browser sends no key with a preflight, and takes only 2xx for a yes.
     answerPreflight,
     // Without its keys and clients loaded, the relay can not tell what there is.

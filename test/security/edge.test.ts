@@ -61,6 +61,15 @@ test("preflights are limited as other requests are, and answered for any path", 
   expect(await limited(relay, "requests", SECRET)).toBe(2);
 });
 
+test("pages of foreign origins are refused, and limited as all others", async () => {
+  const relay = await startRelay({ apiKeys: `a:${SECRET}`, requestRate: 1 });
+  const statuses = new Set<number>();
+  for (let count = 0; count < 15; count++) {
+    statuses.add((await relay.fetch("/publish", { method: "OPTIONS", headers: { origin: FOREIGN } })).status);
+  }
+  expect(statuses).toEqual(new Set([403, 429]));
+});
+
 test("pipelined requests for what is not there are counted one by one", async () => {
   const relay = await startRelay({ apiKeys: `a:${SECRET}`, requestRate: 1 });
   const bare = await Bare.open(relay.http);
