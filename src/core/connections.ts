@@ -87,7 +87,9 @@ export class Connections {
   async preview(id: ClientId, since?: Since): Promise<Place> {
     const record = await this.clients.get(id);
     const { position, gap } = this.locate(record, since);
-    return { position, gap: gap || withPosition(record, position, this.claimed(since)).gap };
+    // To go back may be more than can be kept for a client whose topics have changed.
+    const isPlain = gap || record.subscriptions.length === 1;
+    return { position, gap: isPlain ? gap : withPosition(record, position, this.claimed(since)).gap };
   }
 
   /**

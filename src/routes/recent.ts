@@ -13,12 +13,11 @@ export class Recent<V> {
     // The one that was used last is the last in order.
     this.entries.delete(name);
     this.entries.set(name, value);
-    const [oldest] = this.entries.keys();
-    if (this.entries.size > this.most && oldest !== undefined) this.entries.delete(oldest);
+    if (this.entries.size > this.most) this.deleteOldest();
     return value;
   }
 
-  delete(name: string): void {
-    this.entries.delete(name);
+  private deleteOldest(): void {
+    for (const name of this.entries.keys()) return void this.entries.delete(name);
   }
 }

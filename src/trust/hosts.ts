@@ -20,6 +20,8 @@ export function hostOf(header: string): string | undefined {
  * all of them (RFC 6177).
  */
 export function networkOf(text: string): string {
+  // Most addresses, at once.
+  if (!text.includes(":")) return text;
   // Some proxies write `1.2.3.4:56789` or `[::1]:56789`.
   const address = text.replace(/^\[(.*)\](?::\d+)?$/, "$1").replace(/^(\d+\.\d+\.\d+\.\d+):\d+$/, "$1");
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
