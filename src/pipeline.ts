@@ -30,7 +30,7 @@ export class Pipelines {
     });
     // What comes after these requests is no HTTP.
     server.prependListener("upgrade", ({ socket }: IncomingMessage) => this.lines.get(socket)?.leave());
-    // Who has no more to ask for may still wait for answers.
+    // Who has no more to ask for still gets answers.
     (server as { httpAllowHalfOpen?: boolean }).httpAllowHalfOpen = true;
   }
 
@@ -65,6 +65,8 @@ class Line {
   ) {}
 
   add(exchange: Exchange): void {
+    // It is HTTP, also when an upgrade was not to be had.
+    this.isPausing = true;
     if (!this.busy) return this.begin(exchange);
     // Node reads on with the end of each request.
     if (!this.waiting) this.socket.on("resume", () => this.pauseIfFull());

@@ -78,7 +78,9 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     trustProxy: trustProxy && ((_address: string, hop: number) => hop === 0),
     requestTimeout,
     http: timeouts,
-    ...(certificate && { https: { ...certificate.read(), ...timeouts, handshakeTimeout: headWithin } }),
+    ...(certificate && {
+      https: { allowHalfOpen: true, ...certificate.read(), ...timeouts, handshakeTimeout: headWithin },
+    }),
     routerOptions: { maxParamLength: MAX_PARAM },
     clientErrorHandler: (error: NodeJS.ErrnoException, socket: Socket) => {
       // It would be taken for the answer to an earlier request that is under way.

@@ -20,7 +20,7 @@ type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<voi
  */
 export async function addHooks(app: FastifyInstance, { startup, settings, keys, metrics }: Context): Promise<void> {
   const attempts = new Attempts(metrics, !isPrivate(settings));
-  // Before all that refuses: a page can read why, and when to come back.
+  // Before all that refuses: a page can read why, and when to come back. (But for preflights, of which it sees nothing.)
   await app.register(cors, {
     origin: (origin, allow) => {
       allow(null, origin !== undefined && isAllowedOrigin(origin, settings.allowedOrigins));

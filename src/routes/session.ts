@@ -19,6 +19,9 @@ const MAX_INBOX = { frames: 32, bytes: 64 * 1024 };
 /** Bad frames: so many at once, and so many a second, before the connection is closed with 4429. */
 const BAD_FRAMES = { burst: 50, perSecond: 10 };
 
+/** Milliseconds between two signs of life for a client whose frames wait. */
+const REST = 200;
+
 /** Milliseconds for a client that sent too many bad frames to take what it was told of that. */
 const CUT_AFTER = 500;
 
@@ -132,7 +135,11 @@ export class SocketSession {
   private async rest(): Promise<void> {
     const pause = (): number => (this.connection ? this.context.limits.pause(this.connection.reader.id) : 0);
     // A timer may be early.
-    for (let wait = pause(); wait > 0; wait = pause()) await delay(wait, undefined, { ref: false });
+    for (let wait = pause(); wait > 0; wait = pause()) {
+      await delay(Math.min(wait, REST), undefined, { ref: false });
+      // Its pongs stand behind frames that are not read: it is not silent.
+      this.connection?.hear();
+    }
   }
 
   private closed(code: number): void {

@@ -136,3 +136,11 @@ test("of many messages in the lobby a few are logged, and how many are not", asy
     })
     .toBe(0);
 });
+
+test("a client that waits for its long frames is heard, and is not closed as silent", async () => {
+  const relay = await startRelay({ frameRate: 10, pingInterval: "1s" });
+  const client = await relay.connect((await relay.register({ user_id: 1 })).url);
+  const message = "x".repeat(60_000);
+  for (let id = 0; id < 8; id++) client.say({ id, type: "request", action: "echo", payload: { message } });
+  for (const answer of await client.take(8)) expect(JSON.parse(answer)).toHaveProperty("data.echo");
+});
