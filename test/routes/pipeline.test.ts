@@ -37,7 +37,6 @@ test("and so it is with TLS", async () => {
   const socket = tls.connect({
     port: Number(new URL(relay.http).port),
     rejectUnauthorized: false,
-    allowHalfOpen: true,
   });
   onTestFinished(() => void socket.destroy());
   let text = "";
