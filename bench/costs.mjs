@@ -1,5 +1,4 @@
 // The most that each kind of attacker takes from a relay: see README.md.
-import { execFileSync } from "node:child_process";
 import { resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { parseArgs } from "node:util";
@@ -9,6 +8,7 @@ import { scenarios as ofRegistrars } from "./costs/registrar.mjs";
 import { run } from "./costs/scenario.mjs";
 import { scenarios as ofStrangers } from "./costs/stranger.mjs";
 import { print } from "./costs/table.mjs";
+import { pin } from "./support/pin.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -38,16 +38,6 @@ const attackers = {
   "a publish key": ofPublishers,
   "a register key": ofRegistrars,
 };
-
-/** Keeps this process, the load, to one core. @returns whether that can be done */
-function pin(core) {
-  try {
-    execFileSync("taskset", ["-a", "-c", "-p", `${core}`, `${process.pid}`], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 const options = {
   file: values.dist && resolve(values.dist),

@@ -1,5 +1,4 @@
 // The longest turn of a relay's event loop, for each thing that one can ask of it: see README.md.
-import { execFileSync } from "node:child_process";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { median } from "./support/relay.mjs";
@@ -8,6 +7,7 @@ import { groups as http } from "./turns/http.mjs";
 import { groups as log } from "./turns/log.mjs";
 import { groups as publish } from "./turns/publish.mjs";
 import { Subject } from "./turns/subject.mjs";
+import { pin } from "./support/pin.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -34,16 +34,6 @@ const options = {
   command: pinned ? ["taskset", "-c", "0"] : [],
   nodeArgs: values.profile ? ["--cpu-prof", `--cpu-prof-dir=${values.profile}`] : [],
 };
-
-/** Keeps this process, the load, to one core. @returns whether that can be done */
-function pin(core) {
-  try {
-    execFileSync("taskset", ["-a", "-c", "-p", `${core}`, `${process.pid}`], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 const start = ({ flags = [] }) => Subject.start(["--engine", values.engine, ...flags], options);
 

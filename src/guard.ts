@@ -4,8 +4,9 @@ import { Server as TlsServer } from "node:tls";
 import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import type { LimitName } from "./core/errors.js";
 import { connectionsWithin, openFilesLimit } from "./open-files.js";
-import { Ranking } from "./ranking.js";
 import { Pipelines } from "./pipeline.js";
+import { Ranking } from "./ranking.js";
+import { SparingLog } from "./sparing-log.js";
 import { networkOf } from "./trust/hosts.js";
 
 /** Milliseconds for a request that is under way when the server closes. */
@@ -27,8 +28,8 @@ const NEW_FOR = 1000;
 /** Connections that are looked at to find one without a request under way. */
 const LOOK_AT = 100;
 
-/** Milliseconds between two lines of the log about open files. */
-const LINE_EVERY = 10_000;
+/** Lines of the log about open files, a second. */
+const LINES = 1 / 10;
 
 /** A connection from its accept to its end. */
 interface Held {
@@ -81,8 +82,7 @@ export class ConnectionGuard {
   private readonly most: number;
   private open = 0;
   private closing = false;
-  private untold = 0;
-  private toldAt = -Infinity;
+  private readonly lines = new SparingLog(1, LINES);
 
   constructor(
     private readonly server: Server,
@@ -238,13 +238,8 @@ export class ConnectionGuard {
   private reached(limit: LimitName): void {
     this.settings.limited(limit);
     if (limit !== "open_files") return;
-    this.untold++;
-    const now = performance.now();
-    if (now - this.toldAt < LINE_EVERY) return;
     const message = "the limit on open files is near: connections without a request are closed, or new ones refused";
-    this.log.warn({ open: this.open, most: this.most, closed: this.untold }, message);
-    this.untold = 0;
-    this.toldAt = now;
+    this.lines.line((unlogged) => this.log.warn({ open: this.open, most: this.most, ...unlogged }, message));
   }
 
   /** Ends connections whose first request does not come. */

@@ -20,7 +20,7 @@ import { refuseNowhere } from "./routes/nowhere.js";
 import { answerOtherMethods, errorHandler } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
-import { SparingLog } from "./routes/sparing.js";
+import { SparingLog } from "./sparing-log.js";
 import { streamRoutes } from "./routes/stream.js";
 import { WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";

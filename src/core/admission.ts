@@ -1,6 +1,7 @@
-import { checkTopics, type ClientRecord, weightOf } from "./client.js";
+import { checkTopics, type ClientRecord, type TopicsChange, weightOf, withAllow, withTopics } from "./client.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
+import type { EventId } from "./id.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
 import type { Registry } from "./registry.js";
 import { BROADCAST } from "./topics.js";
@@ -58,6 +59,28 @@ export class Admission {
     return [...(inLobby && covers(BROADCAST) ? [BROADCAST] : []), ...own];
   }
 
+  /**
+   * The record with other permissions, and then with other topics too.
+   * @param sent up to where the client was sent everything
+   * @throws {RelayError} bad_request: too many topics; forbidden
+   */
+  altered(
+    before: ClientRecord,
+    change: TopicsChange,
+    allow: Partial<Permissions> | undefined,
+    at: EventId,
+    sent: EventId,
+  ): { allowed: ClientRecord; after: ClientRecord } {
+    const allowed = allow ? this.allowed(before, allow, at, sent) : before;
+    const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
+    checkAllowed(this.permissionsOf(allowed), "subscribe", added);
+    const isChanged = added.length > 0 || change.set || change.remove || change.leave;
+    const after = isChanged ? withTopics(allowed, change, at) : allowed;
+    // To take something away is never refused, though what it was is kept for a while.
+    if (added.length > 0) this.checkGrowth(before, after);
+    return { allowed, after };
+  }
+
   /** @param before absent: the client is new @throws {RelayError} too_many: the topics of all clients take too much */
   checkGrowth(before: ClientRecord | undefined, after: ClientRecord): void {
     const { totalTopics } = this.settings;
@@ -65,6 +88,11 @@ export class Admission {
     if (growth <= 0 || this.registry.weight + growth <= totalTopics) return;
     const message = `the topics of all clients may take ${totalTopics} bytes of memory: there is no room for more`;
     throw new RelayError("too_many", message, { limit: "total_topics" });
+  }
+
+  private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {
+    const allow = { ...before.allow, ...given };
+    return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at, sent);
   }
 
   private checkRoom(userId: UserId): void {

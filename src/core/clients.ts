@@ -8,11 +8,9 @@ import {
   type Loss,
   topicsOf,
   type TopicsChange,
-  withAllow,
   withLoss,
   withPosition,
   withProgress,
-  withTopics,
 } from "./client.js";
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
@@ -20,7 +18,7 @@ import { anonymous, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log } from "./log.js";
 import { EXPIRED, REVOKED } from "./notice.js";
-import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
+import type { Permissions } from "./permissions.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { allInTurns, inTurns } from "./turns.js";
@@ -120,13 +118,13 @@ export class Clients {
     if (reader && !reader.connection) {
       // Refuse before reading the log for a change that is not allowed.
       const { record } = reader;
-      this.altered(this.found(record), change, allow, this.log.head, record.cursor);
+      this.admission.altered(this.found(record), change, allow, this.log.head, record.cursor);
       await this.passUnowed(reader);
     }
     const connection = reader?.connection;
     const changed = await this.update(id, (before, at) => {
       const sent = connection ? (connection.live ? at : laterOf(connection.position, before.cursor)) : before.cursor;
-      const { allowed, after } = this.altered(before, change, allow, at, sent);
+      const { allowed, after } = this.admission.altered(before, change, allow, at, sent);
       // What was taken from it can not be read again, should it not have arrived.
       const isLess = topicsOf(allowed).length < topicsOf(before).length;
       if (isLess) connection?.narrow({ through: sent, except: topicsOf(allowed) });
@@ -250,33 +248,6 @@ export class Clients {
       },
       safe,
     );
-  }
-
-  /**
-   * The record with other permissions, and then with other topics too.
-   * @param sent up to where the client was sent everything
-   * @throws {RelayError} bad_request: too many topics; forbidden
-   */
-  private altered(
-    before: ClientRecord,
-    change: TopicsChange,
-    allow: Partial<Permissions> | undefined,
-    at: EventId,
-    sent: EventId,
-  ): { allowed: ClientRecord; after: ClientRecord } {
-    const allowed = allow ? this.allowed(before, allow, at, sent) : before;
-    const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
-    checkAllowed(this.permissionsOf(allowed), "subscribe", added);
-    const isChanged = added.length > 0 || change.set || change.remove || change.leave;
-    const after = isChanged ? withTopics(allowed, change, at) : allowed;
-    // To take something away is never refused, though what it was is kept for a while.
-    if (added.length > 0) this.admission.checkGrowth(before, after);
-    return { allowed, after };
-  }
-
-  private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {
-    const allow = { ...before.allow, ...given };
-    return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at, sent);
   }
 
   private found(record: ClientRecord | undefined): ClientRecord {

@@ -96,7 +96,7 @@ export class PatternSet {
     return this.meets(patterns, depth, END_ROW);
   }
 
-  /** The segments that are worth trying at the depth; undefined: any. */
+  /** The segments that are worth trying at the depth; undefined: all of them. */
   segmentsAt(patterns: Uint32Array, depth: number): ReadonlyMap<string, unknown> | undefined {
     const isAny = this.meets(patterns, depth, ANY_ROW) || this.hasRest(patterns, depth);
     return isAny ? undefined : this.depthAt(depth).rows;

@@ -1,7 +1,8 @@
 import type { FastifyRequest } from "fastify";
 import { RelayError } from "../core/errors.js";
 import type { Metrics } from "../metrics.js";
-import { callerNetwork, TokenBucket } from "./limits.js";
+import { TokenBucket } from "../token-bucket.js";
+import { callerNetwork } from "./limits.js";
 import { Recent } from "./recent.js";
 
 /** Failed authentications that each network may have at once, and a second. */

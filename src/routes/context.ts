@@ -10,7 +10,7 @@ import type { Startup } from "../startup.js";
 import type { CallerLimits } from "./limits.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
-import type { SparingLog } from "./sparing.js";
+import type { SparingLog } from "../sparing-log.js";
 
 /** What the routes work with. */
 export interface Context {

@@ -9,7 +9,7 @@ import type { FramedEncoder } from "../formats/encoder.js";
 import { CLOSE } from "../protocol.js";
 import { connectionOptions, type Context, shortId } from "./context.js";
 import { Frames } from "./frames.js";
-import { TokenBucket } from "./limits.js";
+import { TokenBucket } from "../token-bucket.js";
 import { InvalidInput } from "./problems.js";
 import { SocketSink } from "./socket.js";
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { TokenBucket } from "../../src/routes/limits.js";
+import { TokenBucket } from "../../src/token-bucket.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { LIMIT_NAMES, type LimitName } from "../../src/core/errors.js";
 import { Bare } from "../support/bare.js";

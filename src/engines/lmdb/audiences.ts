@@ -4,7 +4,7 @@ import { type EventId, formatId, parseId } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
 import type { Audience } from "./block.js";
 import { CLIENT_BYTES, clientOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
-import { type Difference, differenceOf } from "./difference.js";
+import { applied, type Difference, differenceOf } from "./difference.js";
 import type { Changes, Table } from "./tables.js";
 
 /** Longer lists are kept once, for all events that matched the same clients. */
@@ -18,6 +18,9 @@ export const AUDIENCE_LIFE = 2 * SHARED_FOR;
 
 /** Shorter lists are kept whole. */
 const MIN_DIFFERENT = 64;
+
+/** A difference is worth it while it has at most so many clients, and this part of the list. */
+const MAX_DIFFERENT = { clients: 256, part: 1 / 4 };
 
 /** Lists that later ones are compared with: how many, with how many clients in all, and with the same first client. */
 const MAX_BASES = { lists: 64, clients: 1_000_000, alike: 4 };
@@ -70,17 +73,17 @@ export class Audiences {
     const base = this.table.get(idKey(readId(row, 1)));
     if (!base) return undefined;
     const added = DIFFERENCE_HEAD + row.readUInt32BE(1 + ID_BYTES) * 4;
-    const removed = new Set<number>();
-    for (let offset = DIFFERENCE_HEAD; offset < added; offset += 4) removed.add(row.readUInt32BE(offset));
-    const stayed = clientsIn(base).filter((_, index) => !removed.has(index));
-    return [...stayed, ...clientsIn(row.subarray(added))];
+    const removed: number[] = [];
+    for (let offset = DIFFERENCE_HEAD; offset < added; offset += 4) removed.push(row.readUInt32BE(offset));
+    return applied(clientsIn(base), { removed, added: clientsIn(row.subarray(added)) });
   }
 
   /** Whoever comes or goes makes a new list, little different from the one before: only the difference is written. */
   private *rowOf(at: EventId, list: readonly Matched[]): Pieces<Buffer> {
     if (list.length >= MIN_DIFFERENT) {
       for (const base of this.basesFor(at, list)) {
-        const difference = yield* differenceOf(base.list, list);
+        const most = Math.min(MAX_DIFFERENT.clients, Math.floor(list.length * MAX_DIFFERENT.part));
+        const difference = yield* differenceOf(base.list, list, most);
         if (difference) return encodeDifference(base.at, difference);
       }
       this.addBase({ at, list });

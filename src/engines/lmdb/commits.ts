@@ -101,7 +101,6 @@ export class Commits {
     await this.running;
   }
 
-  /** The last group that has the key. */
   /** The last group, of those that are not on disk, for which something holds. */
   private newest(holds: (group: Group) => boolean): Group | undefined {
     const { underWay } = this;

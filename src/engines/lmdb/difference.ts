@@ -7,18 +7,19 @@ export interface Difference<T> {
   readonly added: readonly T[];
 }
 
-/** Items that a difference may have. */
-const MAX_ITEMS = 256;
-
-/** A difference is worth it while it has at most this part of the list's items. */
-const MAX_PART = 1 / 4;
-
 /** Items that are compared in one piece. */
 const PIECE = 4096;
 
-/** @returns undefined when the lists are too different, or in another order */
-export function* differenceOf<T>(before: readonly T[], after: readonly T[]): Pieces<Difference<T> | undefined> {
-  const most = Math.min(MAX_ITEMS, Math.floor(after.length * MAX_PART));
+/**
+ * How to make one list of another. It is short when the lists are much the same, in the same order.
+ * @param most items that it may have
+ * @returns undefined when it would have more
+ */
+export function* differenceOf<T>(
+  before: readonly T[],
+  after: readonly T[],
+  most: number,
+): Pieces<Difference<T> | undefined> {
   const removed: number[] = [];
   let same = 0;
   for (let index = 0; index < before.length; index++) {
@@ -27,4 +28,10 @@ export function* differenceOf<T>(before: readonly T[], after: readonly T[]): Pie
     if (index % PIECE === PIECE - 1) yield;
   }
   return removed.length + after.length - same > most ? undefined : { removed, added: after.slice(same) };
+}
+
+/** The list that a difference makes. */
+export function applied<T>(before: readonly T[], { removed, added }: Difference<T>): T[] {
+  const gone = new Set(removed);
+  return [...before.filter((_, index) => !gone.has(index)), ...added];
 }

@@ -4,11 +4,11 @@ import type { ClientRecord } from "../../core/client.js";
 /** Bytes of a list, about as it is in JSON, from which on it has a row of its own. */
 const LONG = 256;
 
-/** How to make a list of another: without the names at these places, and with others at its end. */
-type Difference = readonly [removed: readonly number[], added: readonly string[]];
+/** A list as its difference from one that is in full: see `difference.ts`. */
+type FromBase = readonly [base: number, removed: readonly number[], added: readonly string[]];
 
 /** A list in full, or its difference from one that is. */
-type Value = readonly string[] | readonly [base: number, ...Difference];
+type Value = readonly string[] | FromBase;
 
 /** All lists of a client that have rows of their own. */
 export function longListsOf({ subscriptions, rooms, lost, allow }: ClientRecord): (readonly string[])[] {
@@ -31,22 +31,6 @@ function isLong(names: readonly string[]): boolean {
   return false;
 }
 
-/** How to make one list of another. Whatever they are, it makes that list; it is short when they are much the same. */
-export function differenceOf(from: readonly string[], to: readonly string[]): Difference {
-  const removed: number[] = [];
-  let same = 0;
-  for (const [index, name] of from.entries()) {
-    if (to[same] === name) same++;
-    else removed.push(index);
-  }
-  return [removed, to.slice(same)];
-}
-
-export function applied(from: readonly string[], [removed, added]: Difference): readonly string[] {
-  const without = new Set(removed);
-  return [...from.filter((_, index) => !without.has(index)), ...added];
-}
-
 export function encodeList(value: Value): Buffer {
   return Buffer.from(JSON.stringify(value));
 }
@@ -56,7 +40,7 @@ export function decodeList(bytes: Buffer): Value {
   return JSON.parse(bytes.toString()) as Value;
 }
 
-export function isDifference(value: Value): value is readonly [base: number, ...Difference] {
+export function isDifference(value: Value): value is FromBase {
   return typeof value[0] === "number";
 }
 

@@ -2,7 +2,8 @@ import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { Loading } from "../../core/loading.js";
 import { type Pieces, Turns } from "../../core/turns.js";
 import { listKey, listNumber } from "./bytes.js";
-import { applied, decodeList, differenceOf, digestOf, encodeList, isDifference, longListsOf } from "./list-values.js";
+import { applied, type Difference as Change, differenceOf } from "./difference.js";
+import { decodeList, digestOf, encodeList, isDifference, longListsOf } from "./list-values.js";
 import { type Changes, countOf, piecesOf, type Table } from "./tables.js";
 
 /** A difference is written when it is this many times smaller than the whole list. */
@@ -78,7 +79,7 @@ export class Lists {
     let near = before?.get(before.topics);
     for (const names of long) {
       const like = (names === record.rooms && before?.get(before.rooms)) || near;
-      near = after.get(names) ?? before?.get(names) ?? this.add(names, like);
+      near = after.get(names) ?? before?.get(names) ?? (yield* this.add(names, like));
       after.add(names, near);
       yield;
     }
@@ -157,12 +158,12 @@ export class Lists {
   }
 
   /** @param near a list that is probably much the same */
-  private add(names: readonly string[], near: Stored | undefined): Stored {
+  private *add(names: readonly string[], near: Stored | undefined): Pieces<Stored> {
     const base = near?.base ?? near;
     if (base) {
-      const difference = differenceOf(base.names, names);
-      if (difference.every((part) => part.length === 0)) return base;
-      const value = encodeList([base.number, ...difference]);
+      const { removed, added } = (yield* differenceOf(base.names, names, Infinity)) as Change<string>;
+      if (removed.length === 0 && added.length === 0) return base;
+      const value = encodeList([base.number, removed, added]);
       const spent = (near?.base ? near.spent : 0) + value.length;
       if (value.length * SMALL <= base.size && spent <= base.size) {
         base.users++;
@@ -197,12 +198,12 @@ export class Lists {
       this.full.set(full.digest, full);
       return full;
     }
-    const [from, ...difference] = value;
+    const [from, removed, added] = value;
     const base = restored.get(from);
     if (!base || base.base) throw missing(from);
     base.users++;
     const stored = { number, users: 0, base, spent: bytes.length };
-    made.set(stored, applied(base.names, difference));
+    made.set(stored, applied(base.names, { removed, added }));
     return stored;
   }
 

@@ -1,4 +1,4 @@
-import { TokenBucket } from "./limits.js";
+import { TokenBucket } from "./token-bucket.js";
 
 /** A kind of log line that callers can cause: lets so many through, and says with the next one how many it did not. */
 export class SparingLog {
