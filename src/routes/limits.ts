@@ -3,9 +3,9 @@ import type { FastifyRequest } from "fastify";
 import { isPrivate, type Settings } from "../config.js";
 import type { ClientId } from "../core/client.js";
 import { RelayError } from "../core/errors.js";
+import { TokenBucket } from "../token-bucket.js";
 import { networkOf } from "../trust/hosts.js";
 import { keyOf } from "./access.js";
-import { TokenBucket } from "../token-bucket.js";
 import { Recent } from "./recent.js";
 
 /** Seconds for which a caller that was silent may go faster than its rate. */
