@@ -181,7 +181,7 @@ async function registerWebSockets(app: FastifyInstance, startup: Startup, settin
         .stop()
         .catch((error: unknown) => app.log.error({ err: error }, "the relay did not end well"))
         .then(() => closeSockets(app))
-        .then(() => (startup.fault ? undefined : startup.relay.connections.keepCursors()))
+        .then(() => (startup.fault ? undefined : startup.relay.connections.keepProgress()))
         .finally(done);
     },
   });

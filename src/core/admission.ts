@@ -61,7 +61,6 @@ export class Admission {
 
   /**
    * The record with other permissions, and then with other topics too.
-   * @param sent up to where the client was sent everything
    * @throws {RelayError} bad_request: too many topics; forbidden
    */
   altered(
@@ -69,16 +68,15 @@ export class Admission {
     change: TopicsChange,
     allow: Partial<Permissions> | undefined,
     at: EventId,
-    sent: EventId,
-  ): { allowed: ClientRecord; after: ClientRecord } {
-    const allowed = allow ? this.allowed(before, allow, at, sent) : before;
+  ): ClientRecord {
+    const allowed = allow ? this.allowed(before, allow, at) : before;
     const added = [change.set, change.add, change.join].flatMap((topics) => topics ?? []);
     checkAllowed(this.permissionsOf(allowed), "subscribe", added);
     const isChanged = added.length > 0 || change.set || change.remove || change.leave;
     const after = isChanged ? withTopics(allowed, change, at) : allowed;
     // To take something away is never refused, though what it was is kept for a while.
     if (added.length > 0) this.checkGrowth(before, after);
-    return { allowed, after };
+    return after;
   }
 
   /** @param before absent: the client is new @throws {RelayError} too_many: the topics of all clients take too much */
@@ -90,9 +88,9 @@ export class Admission {
     throw new RelayError("too_many", message, { limit: "total_topics" });
   }
 
-  private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId, sent: EventId): ClientRecord {
+  private allowed(before: ClientRecord, given: Partial<Permissions>, at: EventId): ClientRecord {
     const allow = { ...before.allow, ...given };
-    return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at, sent);
+    return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at);
   }
 
   private checkRoom(userId: UserId): void {

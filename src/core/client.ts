@@ -1,24 +1,21 @@
 import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
-import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { compareIds, type EventId, laterOf, NEVER, ZERO } from "./id.js";
 import { bytesOf, charactersOf, filtered, segmentsOf, sharedWith } from "./lists.js";
-import { coverOf, type Permissions } from "./permissions.js";
+import { matcherOf } from "./matcher.js";
+import type { Permissions } from "./permissions.js";
+import { LIVE, type Sent, type Stretch, withAllSent } from "./sent.js";
 import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
 export type ClientId = string;
 
-/** Of the log: what comes after `after`, up to and with `through`. */
-export interface Stretch {
-  readonly after: EventId;
-  readonly through: EventId;
-}
-
-/** What of a stretch passed a client by. */
-export interface Loss extends Stretch {
-  /** It was all but what these topics and patterns match: the others were taken from it, and do not come back. */
-  readonly except?: readonly string[];
+/** Subscriptions that were taken from a client with a permission: what they had matched in a stretch is not delivered any more. */
+export interface Narrowing extends Stretch {
+  readonly at: EventId;
+  /** The subscriptions of that stretch that the client kept. */
+  readonly topics: readonly string[];
 }
 
 /** A client as the engine keeps it. Immutable: a change makes a new record. */
@@ -43,10 +40,10 @@ export interface ClientRecord {
   readonly cursor: EventId;
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   readonly confirmed: EventId;
-  /** What passed the client by, oldest first, for receipts. */
-  readonly lost: readonly Loss[];
-  /** Something that was meant for it is lost, and it has not been told yet. */
-  readonly gap: boolean;
+  /** What it was sent and has confirmed, oldest first. What became of each event for it follows from this. */
+  readonly received: readonly Sent[];
+  /** Oldest first. */
+  readonly narrowed: readonly Narrowing[];
   /** The relay that holds it: the one where it registered or connected last. */
   readonly node: string;
 }
@@ -59,8 +56,11 @@ export const MAX_TOPICS = 1000;
 /** Segments of all patterns of a client: what matches them takes up to 170 bytes of memory for each. */
 const MAX_SEGMENTS = 10_000;
 
-/** How many separate stretches that passed a client by are remembered for receipts, and characters of their exceptions. */
-const MAX_LOST = { stretches: 16, characters: 256 * 1024 };
+/** How much of what was taken from a client is remembered for receipts: stretches, and characters of what it kept. */
+const MAX_NARROWED = { stretches: 64, characters: 256 * 1024 };
+
+/** About how many bytes of memory a stretch takes that a client has received. */
+const SENT_BYTES = 160;
 
 /** What a client subscribes to now. */
 export function topicsOf(record: ClientRecord): readonly string[] {
@@ -108,19 +108,44 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
     subscriptions: [...record.subscriptions, { from: at, topics: names }],
   };
   const pruned = withCursor(changed, record.cursor);
-  const first = pruned.subscriptions[firstKept(pruned.subscriptions)] as Subscriptions;
-  if (first === pruned.subscriptions[0]) return pruned;
-  const loss = { after: record.cursor, through: first.from };
-  return { ...withCursor(withLoss(pruned, loss), first.from), gap: true };
+  const first = firstKept(pruned.subscriptions);
+  if (first === 0) return pruned;
+  const { from } = pruned.subscriptions[0] as Subscriptions;
+  return { ...pruned, subscriptions: [{ from, topics: [], isLost: true }, ...pruned.subscriptions.slice(first)] };
+}
+
+/** The record of a client that is owed nothing under some of its earlier subscriptions. @param unowed where these begin */
+export function withoutUnowed(record: ClientRecord, unowed: readonly EventId[]): ClientRecord {
+  if (unowed.length === 0) return record;
+  const subscriptions: Subscriptions[] = [];
+  for (const [index, entry] of record.subscriptions.entries()) {
+    const isLast = index === record.subscriptions.length - 1;
+    const isUnowed = !isLast && unowed.some((from) => compareIds(from, entry.from) === 0);
+    const before = subscriptions.at(-1);
+    // One that is empty stands for all that follow it and are empty too.
+    if (!isUnowed) subscriptions.push(entry);
+    else if (!before || before.isLost || before.topics.length > 0) subscriptions.push({ from: entry.from, topics: [] });
+  }
+  return { ...record, subscriptions };
+}
+
+/** Where the subscriptions are known again that hold after `position`; undefined: they are known there. */
+export function lostUntil(
+  { subscriptions }: Pick<ClientRecord, "subscriptions">,
+  position: EventId,
+): EventId | undefined {
+  const [first, second] = subscriptions;
+  return first?.isLost && second && compareIds(position, second.from) < 0 ? second.from : undefined;
 }
 
 /** About how many bytes of memory the lists of a client take. Looks at the names of a long list only the first time. */
-export function weightOf({ subscriptions, rooms, allow, lost }: ClientRecord): number {
+export function weightOf({ subscriptions, rooms, allow, narrowed, received }: ClientRecord): number {
   let bytes = bytesOf((subscriptions[0] as Subscriptions).topics) + bytesOf(rooms);
   for (let index = 1; index < subscriptions.length; index++) bytes += growthAt(subscriptions, index);
   for (const names of [allow?.subscribe, allow?.publish]) bytes += names ? bytesOf(names) : 0;
-  for (const { except } of lost) bytes += except ? bytesOf(except) : 0;
-  return bytes;
+  for (const { topics } of narrowed) bytes += bytesOf(topics);
+  // Nearly every client has two or three.
+  return bytes + Math.max(0, received.length - 3) * SENT_BYTES;
 }
 
 /**
@@ -143,87 +168,116 @@ function tooMany(what: string): RelayError {
  * The record of a client that may from `at` on do only this: it loses the subscriptions that go further, also where it
  * is behind.
  * @param covers whether it may subscribe to a topic or pattern
- * @param sent up to where it was sent everything
  */
 export function withAllow(
   record: ClientRecord,
   allow: Partial<Permissions>,
   covers: (name: string) => boolean,
   at: EventId,
-  sent: EventId,
 ): ClientRecord {
   if (record.subscriptions.every(({ topics }) => topics.every(covers))) return { ...record, allow };
-  let narrowed: ClientRecord = { ...record, allow, rooms: filtered(record.rooms, covers) };
+  const narrowed = [...record.narrowed];
   const subscriptions = record.subscriptions.map((entry, index) => {
-    const { from, topics } = entry;
-    const kept = filtered(topics, covers);
-    if (kept === topics) return entry;
-    const [after, through] = [laterOf(sent, from), record.subscriptions[index + 1]?.from ?? at];
-    if (compareIds(after, through) < 0) narrowed = withLoss(narrowed, { after, through, except: kept });
-    return { from, topics: kept };
+    const topics = filtered(entry.topics, covers);
+    if (topics === entry.topics) return entry;
+    narrowed.push({ after: entry.from, through: record.subscriptions[index + 1]?.from ?? at, at, topics });
+    return { ...entry, topics };
   });
-  return { ...narrowed, subscriptions };
+  const changed = { ...record, allow, rooms: filtered(record.rooms, covers), subscriptions, narrowed };
+  return withoutOldest(changed);
+}
+
+/** The record without what was taken first, as far as that is too much to be kept. */
+function withoutOldest(record: ClientRecord): ClientRecord {
+  const { narrowed } = record;
+  const characters = narrowed.reduce((sum, { topics }) => sum + charactersOf(topics), 0);
+  const [oldest] = narrowed;
+  const isTooMuch = narrowed.length > MAX_NARROWED.stretches || characters > MAX_NARROWED.characters;
+  if (!oldest || !isTooMuch) return record;
+  const { at } = oldest;
+  return withoutOldest({
+    ...record,
+    narrowed: narrowed.slice(1),
+    // Of what was published before and read after it, some may not have been sent.
+    received: record.received.flatMap((stretch) => withoutKnowledge(stretch, at)),
+    subscriptions: record.subscriptions.map((entry) =>
+      compareIds(entry.from, at) < 0 ? { ...entry, since: laterOf(entry.since ?? at, at) } : entry,
+    ),
+  });
+}
+
+function withoutKnowledge(stretch: Sent, at: EventId): Sent[] {
+  if (compareIds(stretch.after, at) >= 0 || compareIds(stretch.latest, at) < 0) return [stretch];
+  const unknown = { ...stretch, earliest: LIVE, latest: NEVER };
+  if (compareIds(stretch.through, at) <= 0) return [unknown];
+  return [
+    { ...unknown, through: at },
+    { ...stretch, after: at },
+  ];
+}
+
+/** When an event that had matched a client was taken from it; undefined: it was not. */
+export function takenAt(
+  narrowed: readonly Narrowing[],
+  { id, topic }: Pick<EventHead, "id" | "topic">,
+): EventId | undefined {
+  return narrowed.find(({ after, through, topics }) => {
+    const isWithin = compareIds(after, id) < 0 && compareIds(id, through) <= 0;
+    return isWithin && !matcherOf(topics).matches(topic);
+  })?.at;
+}
+
+/** Whether the client is still to be sent an event that matched it, when nothing drops the event. */
+export function isOwed(
+  { subscriptions, cursor }: Pick<ClientRecord, "subscriptions" | "cursor">,
+  { id, topic }: Pick<EventHead, "id" | "topic">,
+): boolean {
+  if (compareIds(id, cursor) <= 0) return false;
+  const entry = subscriptions.findLast(({ from }) => compareIds(from, id) < 0) ?? subscriptions[0];
+  if (!entry || entry.isLost) return false;
+  return !entry.since || compareIds(id, entry.since) > 0 || matcherOf(entry.topics).matches(topic);
 }
 
 /** The record with another cursor, and without the subscriptions that ended before it. */
 export function withCursor(record: ClientRecord, cursor: EventId): ClientRecord {
   const current = record.subscriptions.findLastIndex(({ from }) => compareIds(from, cursor) <= 0);
+  if (current <= 0 && compareIds(cursor, record.cursor) === 0) return record;
   return { ...record, cursor, subscriptions: record.subscriptions.slice(Math.max(0, current)) };
 }
 
 /** How far a client is known to be. */
-export type Progress = Pick<ClientRecord, "cursor" | "confirmed">;
+export type Progress = Pick<ClientRecord, "cursor" | "confirmed" | "received">;
 
 /** The record of a client that is known to be further; it is not moved back. */
-export function withProgress(record: ClientRecord, { cursor, confirmed }: Progress): ClientRecord {
+export function withProgress(record: ClientRecord, { cursor, confirmed, received }: Progress): ClientRecord {
   const further = compareIds(cursor, record.cursor) > 0;
   if (!further && compareIds(confirmed, record.confirmed) <= 0) return record;
   const moved = further ? withCursor(record, cursor) : record;
-  return { ...moved, confirmed: laterOf(record.confirmed, confirmed) };
+  return { ...moved, confirmed: laterOf(record.confirmed, confirmed), received };
 }
 
-/** The record of a client that something passes by. */
-export function withLoss(record: ClientRecord, loss: Loss): ClientRecord {
-  const lost = [...record.lost, loss];
-  // Rather call something lost that was not than confirmed what was lost.
-  if (lost.length > MAX_LOST.stretches) {
-    const [first, second] = lost as [Loss, Loss];
-    const isFinal = first.except ?? second.except;
-    lost.splice(0, 2, { after: first.after, through: second.through, ...(isFinal && { except: [] }) });
-  }
-  let characters = 0;
-  for (let index = lost.length - 1; index >= 0; index--) {
-    const each = lost[index] as Loss;
-    characters += each.except ? charactersOf(each.except) : 0;
-    if (each.except && characters > MAX_LOST.characters) lost[index] = { ...each, except: [] };
-  }
-  return { ...record, lost };
-}
-
-/** Whether an event passed the client by. */
-export function isLost({ lost }: Pick<ClientRecord, "lost">, { id, topic }: Pick<EventHead, "id" | "topic">): boolean {
-  return lost.some(({ after, through, except }) => {
-    const isWithin = compareIds(after, id) < 0 && compareIds(id, through) <= 0;
-    return isWithin && !(except && coverOf(except)(topic));
-  });
+/** The record of a client that has received more. */
+export function withReceived(record: ClientRecord, more: readonly Sent[]): ClientRecord {
+  const last = more.at(-1);
+  if (!last) return record;
+  const confirmed = laterOf(record.confirmed, last.through);
+  return { ...record, confirmed, received: withAllSent(record.received, more) };
 }
 
 /**
  * The record of a client that goes on from `position`, which may be before the cursor: a replay is read with the
- * subscriptions of now, besides those of then, to which something may still be owed. Is that too much to be kept, the
- * others are dropped and said as a gap.
- * @param has up to where the client says that it has everything; absent: it says nothing
+ * subscriptions of now, besides those of then, to which something may still be owed. Is that too much to be kept, it stays
+ * where it was, which its record shows.
  */
-export function withPosition(record: ClientRecord, position: EventId, has: EventId | undefined): ClientRecord {
-  const told = has ? { ...record, confirmed: laterOf(record.confirmed, has) } : record;
-  const had = has ? laterOf(record.cursor, has) : record.cursor;
-  if (compareIds(position, had) > 0) return withCursor(withLoss(told, { after: had, through: position }), position);
-  if (compareIds(position, record.cursor) >= 0) return withCursor(told, position);
-  // What it goes back over is not lost to it any more, unless it may not have it.
-  const lost = record.lost.filter(({ through, except }) => except || compareIds(through, position) <= 0);
-  const back = { ...told, lost };
-  if (record.subscriptions.length === 1) return withCursor(back, position);
-  const now = topicsOf(record);
+export function withPosition(record: ClientRecord, position: EventId): ClientRecord {
+  if (compareIds(position, record.cursor) >= 0) return withCursor(record, position);
+  const current = record.subscriptions.at(-1) as Subscriptions;
+  if (record.subscriptions.length === 1 && compareIds(current.from, position) <= 0) {
+    return { ...record, cursor: position };
+  }
+  const now = current.topics;
+  const replay = { from: ZERO, topics: now, since: current.since ?? current.from };
+  if (record.subscriptions.length === 1) return { ...record, cursor: position, subscriptions: [replay] };
   const owed = record.subscriptions.map((entry, index) => {
     const from = index === 0 ? record.cursor : entry.from;
     const topics = withAll(entry.topics, now);
@@ -231,12 +285,8 @@ export function withPosition(record: ClientRecord, position: EventId, has: Event
   });
   // Who goes back again and again has these in the first place already.
   if (owed[0]?.topics.length === now.length) owed.shift();
-  const replay = { from: ZERO, topics: now };
   const subscriptions = [replay, ...owed];
-  if (firstKept(subscriptions) === 0) return { ...back, cursor: position, subscriptions };
-  const { from } = record.subscriptions.at(-1) as Subscriptions;
-  const rest = withLoss(back, { after: had, through: from, except: now });
-  return { ...rest, cursor: position, subscriptions: [replay], gap: true };
+  return firstKept(subscriptions) === 0 ? { ...record, cursor: position, subscriptions } : record;
 }
 
 /** The names, and others; the same list when it has them all. */
@@ -250,13 +300,14 @@ function withAll(names: readonly string[], others: readonly string[]): readonly 
 export function stretchAfter(
   record: ClientRecord,
   position: EventId,
-): { topics: readonly string[]; until: EventId | undefined } {
+): Pick<Subscriptions, "topics" | "since"> & { readonly until: EventId | undefined } {
   const { subscriptions } = record;
   const index = Math.max(
     0,
     subscriptions.findLastIndex(({ from }) => compareIds(from, position) <= 0),
   );
-  return { topics: (subscriptions[index] as Subscriptions).topics, until: subscriptions[index + 1]?.from };
+  const { topics, since } = subscriptions[index] as Subscriptions;
+  return { topics, since, until: subscriptions[index + 1]?.from };
 }
 
 /** Unix milliseconds at which the client goes; undefined while it has a connection and no end. */

@@ -5,19 +5,19 @@ import {
   type ClientRecord,
   endOf,
   isForgotten,
-  type Loss,
-  topicsOf,
   type TopicsChange,
-  withLoss,
+  withoutUnowed,
   withPosition,
   withProgress,
+  withReceived,
 } from "./client.js";
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { anonymous, type UserId, userKey } from "./event.js";
-import { compareIds, type EventId, laterOf } from "./id.js";
+import type { EventId } from "./id.js";
 import type { Log } from "./log.js";
 import { EXPIRED, REVOKED } from "./notice.js";
+import { Owed } from "./owed.js";
 import type { Permissions } from "./permissions.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
@@ -29,14 +29,9 @@ const CONNECT_WITHIN = 60;
 /** Milliseconds until a change that the engine could not take is tried again. */
 const RETRY_AFTER = 1000;
 
-/** Where in the log a client goes on, and whether something is lost by then. */
-export interface Place {
-  readonly position: EventId;
-  readonly gap: boolean;
-}
-
 /** The side of the relay that registers: clients come, change and go. Every change is an entry of the log. */
 export class Clients {
+  private readonly owed: Owed;
   private anonymous = 0;
   /** The names of the API keys that there are; undefined: clients need none. */
   private keys: ReadonlySet<string> | undefined;
@@ -47,7 +42,9 @@ export class Clients {
     private readonly registry: Registry,
     private readonly node: string,
     private readonly admission: Admission,
-  ) {}
+  ) {
+    this.owed = new Owed(log);
+  }
 
   /** @throws {RelayError} as `Admission.admit` */
   async register(registration: Registration): Promise<ClientRecord> {
@@ -65,10 +62,10 @@ export class Clients {
         node,
         cursor: at,
         confirmed: at,
-        lost: [],
+        received: [],
+        narrowed: [],
         subscriptions: [{ from: at, topics }],
         rooms: [],
-        gap: false,
         allow,
         key,
         until,
@@ -114,21 +111,9 @@ export class Clients {
    * @throws {RelayError} not_found; bad_request: too many topics; forbidden
    */
   async change(id: ClientId, change: TopicsChange, allow?: Partial<Permissions>): Promise<ClientRecord> {
-    const reader = this.registry.get(id);
-    if (reader && !reader.connection) {
-      // Refuse before reading the log for a change that is not allowed.
-      const { record } = reader;
-      this.admission.altered(this.found(record), change, allow, this.log.head, record.cursor);
-      await this.passUnowed(reader);
-    }
-    const connection = reader?.connection;
+    const unowed = await this.checkAndPass(id, change, allow);
     const changed = await this.update(id, (before, at) => {
-      const sent = connection ? (connection.live ? at : laterOf(connection.position, before.cursor)) : before.cursor;
-      const { allowed, after } = this.admission.altered(before, change, allow, at, sent);
-      // What was taken from it can not be read again, should it not have arrived.
-      const isLess = topicsOf(allowed).length < topicsOf(before).length;
-      if (isLess) connection?.narrow({ through: sent, except: topicsOf(allowed) });
-      return after;
+      return this.admission.altered(withoutUnowed(before, unowed), change, allow, at);
     });
     return this.found(changed);
   }
@@ -163,32 +148,24 @@ export class Clients {
   /**
    * Makes this relay the one that holds the client, stops its clock, and has it go on where `locate` says.
    * @param has up to where the client says that it has everything; absent: it says nothing
-   * @returns where it goes on, and whether it is to be told of a gap (which counts as told now)
    * @throws {RelayError} not_found
    */
-  async claim(id: ClientId, locate: (record: ClientRecord) => Place, has?: EventId): Promise<Place> {
+  async claim(id: ClientId, locate: (record: ClientRecord) => EventId, has?: EventId): Promise<void> {
     const { node } = this;
-    let claimed: { position: EventId; gap: boolean } | undefined;
+    let found = false;
     await this.update(
       id,
       (record) => {
-        const { position, gap } = locate(record);
-        claimed = { position, gap: gap || record.gap };
-        const stays = compareIds(position, record.cursor) === 0;
-        if (stays && record.node === node && record.expiresAt === undefined && !record.gap) return record;
-        const placed = withPosition(record, position, has);
-        claimed.gap ||= placed.gap;
-        return { ...placed, node, expiresAt: undefined, gap: false };
+        found = true;
+        const received = has ? withReceived(record, this.registry.claim(record, has, this.log.moment)) : record;
+        const placed = withPosition(received, locate(record));
+        return placed === record && record.node === node && record.expiresAt === undefined
+          ? record
+          : { ...placed, node, expiresAt: undefined };
       },
       false,
     );
-    if (!claimed) throw notFound();
-    return claimed;
-  }
-
-  /** Notes what will not reach the client. */
-  async lose(reader: Reader, loss: Loss): Promise<void> {
-    await this.update(reader.id, (record) => withLoss(record, loss), false);
+    if (!found) throw notFound();
   }
 
   /** Starts the clock of a client that has lost its connection. */
@@ -250,6 +227,20 @@ export class Clients {
     );
   }
 
+  /** Looks at what a client is owed that is behind: of its history, only that is kept. @returns as `Owed.unowed` */
+  private async checkAndPass(
+    id: ClientId,
+    change: TopicsChange,
+    allow: Partial<Permissions> | undefined,
+  ): Promise<readonly EventId[]> {
+    const reader = this.registry.get(id);
+    if (!reader) return [];
+    // Refuse before reading the log for a change that is not allowed.
+    this.admission.altered(this.found(reader.record), change, allow, this.log.head);
+    if (!reader.connection) await this.owed.pass(reader);
+    return this.owed.unowed(reader);
+  }
+
   private found(record: ClientRecord | undefined): ClientRecord {
     if (!record || this.isGone(record)) throw notFound();
     return record;
@@ -265,24 +256,8 @@ export class Clients {
   }
 
   /** Receipts go on to tell what a client had confirmed that is about to go. When this fails, so does what follows. */
-  private noteConfirmed({ id, confirmed }: Reader): void {
-    this.engine.clients.moveCursors(new Map([[id, confirmed]])).catch(() => undefined);
-  }
-
-  /** Moves the cursor of a client that is away over stretches of the log that hold nothing for it. */
-  private async passUnowed(reader: Reader): Promise<void> {
-    for (;;) {
-      const { cursor } = reader;
-      const stretch = reader.stretch(cursor);
-      // What is gone may have been owed: that is to be said as a gap.
-      if (!stretch.until || this.log.isGap(cursor)) return;
-      const { events, through } = await this.log.read({ after: cursor, limit: 1, ...stretch });
-      // A read from the window resolves in the same turn, so give others theirs here.
-      await new Promise(setImmediate);
-      // Meanwhile the client may have connected, and have gone back.
-      if (events.length > 0 || reader.connection || compareIds(reader.cursor, cursor) !== 0) return;
-      reader.pass(through);
-    }
+  private noteConfirmed({ id, cursor, confirmed, received }: Reader): void {
+    this.engine.clients.move(new Map([[id, { cursor, confirmed, received }]])).catch(() => undefined);
   }
 }
 

@@ -1,13 +1,7 @@
-import { Deque } from "./deque.js";
 import type { Encoder } from "./encoder.js";
-import type { Event } from "./event.js";
 import { compareIds, formatId, type EventId, parseId } from "./id.js";
 import type { Frame } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipts } from "./receipts.js";
-
-/** How many events that the log no longer has are followed until they are confirmed. */
-const MAX_UNKEPT = 1000;
 
 /**
  * A connection is asked for a confirmation at most once in `least` milliseconds (product section 5), and at random up to
@@ -16,25 +10,22 @@ const MAX_UNKEPT = 1000;
  */
 const QUESTION = { least: 1000, spread: 2000, patience: 1000 };
 
-/** What was sent on one connection, and how the relay learns that it has arrived. */
+/** How the relay learns that what was sent on one connection has arrived. */
 export class Confirmation {
   private lastSent: EventId | undefined;
   private lastAsked: EventId | undefined;
   private askedAt = 0;
   private nextQuestion = 0;
-  /** Sent, not confirmed, and not in the log any more. */
-  private readonly unkept = new Deque<EventId>();
 
   /** @param ask how the other end is asked; absent: it is not, and confirms by itself if at all */
   constructor(
     private readonly reader: Reader,
-    private readonly receipts: Receipts,
     private readonly ask: Encoder["ping"],
   ) {}
 
-  sent({ id, ttl }: Event): void {
+  /** An event was sent, or that there is a gap up to here. */
+  sent(id: EventId): void {
     this.lastSent = id;
-    if (ttl === 0) this.unkeep(id);
   }
 
   /** Whether something was sent that the client may have to get again. */
@@ -46,27 +37,6 @@ export class Confirmation {
   answered(payload: string): EventId | undefined {
     const id = parseId(payload);
     return id && this.lastAsked && compareIds(id, this.lastAsked) <= 0 ? id : undefined;
-  }
-
-  /** The client has everything up to and with `id`. @returns whether its cursor moved */
-  confirm(id: EventId): boolean {
-    for (let first = this.unkept.at(0); first && compareIds(first, id) <= 0; first = this.unkept.at(0)) {
-      this.unkept.shift();
-    }
-    return this.reader.confirm(id);
-  }
-
-  /** The log does not have this event any more: when the connection ends before it was confirmed, it is lost. */
-  unkeep(id: EventId): void {
-    this.unkept.push(id);
-    if (this.unkept.length > MAX_UNKEPT) this.unkept.shift();
-  }
-
-  /** To be called when the connection ends. */
-  end(): void {
-    for (let id = this.unkept.shift(); id; id = this.unkept.shift()) {
-      if (compareIds(id, this.reader.confirmed) > 0) this.receipts.miss(id, this.reader);
-    }
   }
 
   /** The question for what was sent last: as a WebSocket is in order, its answer confirms all before it. */

@@ -1,21 +1,19 @@
 import type { Backlog } from "./backlog.js";
 import { Confirmation } from "./confirmation.js";
-import type { Loss } from "./client.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
 import type { LimitName } from "./errors.js";
-import { compareIds, formatId, type EventId, laterOf } from "./id.js";
+import { compareIds, earlierOf, formatId, type EventId, laterOf, NEVER, timeOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
-import type { Receipts } from "./receipts.js";
+import { LIVE, type Sent, sentWithin, withSent } from "./sent.js";
 import type { Wheel } from "./wheel.js";
 
 /** What all connections of a relay share. */
 export interface Shared {
   readonly log: Log;
-  readonly receipts: Receipts;
   readonly flusher: Flusher;
   /** When connections are to be asked for a confirmation. */
   readonly pings: Wheel<Connection>;
@@ -28,8 +26,6 @@ export interface Shared {
   readonly limited: (limit: LimitName) => void;
   /** Called when a client has confirmed something. */
   readonly moved: (reader: Reader) => void;
-  /** Called when a stretch of the log has passed a client by. */
-  readonly lost: (reader: Reader, loss: Loss) => void;
 }
 
 /** How many events are read from the log at a time: small enough to leave the event loop to others. */
@@ -40,7 +36,6 @@ const BATCH = 256;
  * then it is live, and handed each new event. When its outbox is full it is catching up again.
  */
 export class Connection implements ReaderConnection {
-  position: EventId;
   /** Something was received from the other end since the last beat. */
   private heard = true;
   private taken = 0;
@@ -49,26 +44,30 @@ export class Connection implements ReaderConnection {
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
-  /** What is lost of all that is not confirmed before the end. */
-  private narrowed: Omit<Loss, "after"> | undefined;
+  /** What it was sent while it was catching up, and has not confirmed. */
+  private caughtUp: readonly Sent[] = [];
+  /** While it is live: what it was sent after this id, it was sent as it was published. */
+  private liveAfter: EventId;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
   private readonly confirmation: Confirmation;
   private readonly waiting = new Set<() => void>();
 
   /**
+   * @param position where it begins: after the cursor, when what is between is lost
    * @param manual only `ack` moves the cursor, pongs do not
    */
   constructor(
     readonly reader: Reader,
+    public position: EventId,
     private readonly sink: Sink,
     readonly encoder: Encoder,
     private readonly shared: Shared,
     private readonly manual: boolean,
   ) {
-    this.position = reader.cursor;
+    this.liveAfter = position;
     this.replayUntil = reader.confirmed;
-    this.confirmation = new Confirmation(reader, shared.receipts, manual ? undefined : encoder.ping);
+    this.confirmation = new Confirmation(reader, manual ? undefined : encoder.ping);
     this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.questionIfDue());
   }
 
@@ -80,11 +79,20 @@ export class Connection implements ReaderConnection {
     return this.state === "closed";
   }
 
+  get sent(): readonly Sent[] {
+    return this.sentThrough(this.position);
+  }
+
   /** Says how things stand, and begins to read. */
   start(gap: boolean, topics: readonly string[]): void {
     const { id, userId } = this.reader;
     const cursor = formatId(this.position);
     this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
+    if (gap) {
+      // Owed until the client confirms that it was told, or anything later: the cursor stays before the gap.
+      this.confirmation.sent(this.position);
+      this.ping();
+    }
     this.run();
   }
 
@@ -93,6 +101,7 @@ export class Connection implements ReaderConnection {
     const { open } = this.sink;
     if (open && this.hand(event)) return true;
     this.settle(before);
+    this.caughtUp = this.sentThrough(before);
     this.position = before;
     this.state = "catching up";
     if (open) this.run();
@@ -171,11 +180,9 @@ export class Connection implements ReaderConnection {
   end(): void {
     if (this.closed) return;
     this.settle();
+    this.caughtUp = this.sent;
     this.state = "closed";
-    const after = laterOf(this.reader.cursor, this.reader.confirmed);
-    const { narrowed } = this;
-    if (narrowed && compareIds(after, narrowed.through) < 0) this.shared.lost(this.reader, { after, ...narrowed });
-    this.confirmation.end();
+    this.reader.keepSent(this.caughtUp);
     this.shared.pings.delete(this);
     this.shared.beats.delete(this);
     for (const resume of this.waiting) resume();
@@ -183,15 +190,9 @@ export class Connection implements ReaderConnection {
   }
 
   settle(head: EventId = this.shared.log.head): void {
-    if (this.state === "live" && !this.confirmation.outstanding) this.reader.pass(head);
-  }
-
-  narrow(loss: Omit<Loss, "after">): void {
-    this.narrowed = loss;
-  }
-
-  unkeep(id: EventId): void {
-    this.confirmation.unkeep(id);
+    if (this.state !== "live" || this.confirmation.outstanding) return;
+    this.reader.pass(head, this.sentThrough(head));
+    this.forgetSent(head);
   }
 
   hurry(): void {
@@ -207,13 +208,27 @@ export class Connection implements ReaderConnection {
   }
 
   private confirm(id: EventId): void {
-    if (this.confirmation.confirm(id)) this.shared.moved(this.reader);
+    const sent = sentWithin(this.sent, { after: ZERO, through: id });
+    if (this.reader.confirm(id, sent)) this.shared.moved(this.reader);
+    this.forgetSent(id);
+  }
+
+  /** What it was sent, when it has got as far as `position`. */
+  private sentThrough(position: EventId): readonly Sent[] {
+    const { caughtUp, liveAfter } = this;
+    if (this.state !== "live") return caughtUp;
+    return withSent(caughtUp, { after: liveAfter, through: position, earliest: LIVE, latest: LIVE });
+  }
+
+  private forgetSent(through: EventId): void {
+    if (this.caughtUp.length > 0) this.caughtUp = sentWithin(this.caughtUp, { after: through, through: NEVER });
+    this.liveAfter = laterOf(this.liveAfter, through);
   }
 
   private hand(event: Event): boolean {
     if (!this.outbox.push(this.encoder.event(event, this.reader.userId))) return false;
     this.position = event.id;
-    this.confirmation.sent(event);
+    this.confirmation.sent(event.id);
     return true;
   }
 
@@ -225,53 +240,78 @@ export class Connection implements ReaderConnection {
   private async catchUp(): Promise<void> {
     const { log } = this.shared;
     while (this.state === "catching up") {
-      if (log.isGap(this.position) && !this.sayGap()) return;
-      const stretch = this.reader.stretch(this.position);
-      const reading = log.read({ after: this.position, limit: BATCH, ...stretch });
+      if (log.isBehind(this.reader.kept, this.position) && !(await this.reach())) return;
+      const { position } = this;
+      const stretch = this.reader.stretch(position);
+      const reading = log.read({ after: position, limit: BATCH, ...stretch });
       const atOnce = !(reading instanceof Promise);
-      const { events, through } = atOnce ? reading : await reading;
-      if (this.closed) return;
-      if (!this.sink.open) return this.end();
+      const { events, through, asOf } = atOnce ? reading : await reading;
+      if (!this.isOpen()) return;
       // Meanwhile it may have lost the right to some of it.
-      if (this.reader.stretch(this.position).topics !== stretch.topics) continue;
-      const isWhole = this.handAll(events);
+      if (this.reader.stretch(position).topics !== stretch.topics) continue;
+      const now = log.moment;
+      const isWhole = this.handAll(events, timeOf(now));
+      if (isWhole) this.position = laterOf(position, through);
+      this.noteSent({ after: position, through: this.position, earliest: asOf, latest: now }, stretch.since);
       if (this.replayed > this.shared.maxReplay) return this.endReplay();
-      if (!isWhole) {
-        await this.drain();
-        continue;
-      }
-      this.position = laterOf(this.position, through);
+      if (!isWhole) await this.drain();
       // Read in this very step up to the head: no event can have come in between.
-      if (atOnce && compareIds(this.position, log.head) >= 0) this.state = "live";
+      else if (atOnce && compareIds(this.position, log.head) >= 0) this.goLive();
       else await new Promise(setImmediate);
     }
   }
 
-  /** @returns false when there was no room for all; `position` tells how far it went */
-  private handAll(events: readonly Event[]): boolean {
-    const now = Date.now();
+  private goLive(): void {
+    this.state = "live";
+    this.liveAfter = this.position;
+  }
+
+  /** Whether there is still someone to read for, after a while in which much may have happened. */
+  private isOpen(): boolean {
+    if (this.state === "catching up" && this.sink.open) return true;
+    this.end();
+    return false;
+  }
+
+  /** @param now Unix milliseconds @returns false when there was no room for all; `position` tells how far it went */
+  private handAll(events: readonly Event[], now: number): boolean {
     return events.every((event) => {
-      if (!isExpired(event, now)) {
-        if (!this.hand(event)) return false;
-        if (compareIds(event.id, this.replayUntil) <= 0) this.replayed++;
+      if (isExpired(event, now)) {
+        this.position = event.id;
         return true;
       }
-      this.shared.receipts.miss(event.id, this.reader);
-      this.position = event.id;
+      if (!this.hand(event)) return false;
+      if (compareIds(event.id, this.replayUntil) <= 0) this.replayed++;
       return true;
     });
   }
 
-  /** @returns false when the format has no words for it: then the connection ends, and the next one says it */
-  private sayGap(): boolean {
-    const reached = this.shared.log.reach(this.position);
-    this.shared.lost(this.reader, { after: this.position, through: reached });
-    this.position = reached;
-    if (this.notify({ event: "gap", cursor: formatId(reached) })) return true;
-    this.reader.pass(reached);
-    this.reader.owesGap = true;
-    this.close(GAP);
-    return false;
+  /** @param since before this, the client may have been subscribed to other topics than it was read for now */
+  private noteSent(sent: Sent, since: EventId | undefined): void {
+    const { after, through } = sent;
+    const { log } = this.shared;
+    const { narrowed } = this.reader;
+    const taken = narrowed.at(-1)?.at ?? ZERO;
+    // When nothing could drop any of it, it does not matter when it was read.
+    const isAll = !log.mayDropAfter(after) && compareIds(taken, after) <= 0;
+    const known = isAll ? { ...sent, earliest: LIVE, latest: LIVE } : sent;
+    const begun = since ? laterOf(after, earlierOf(through, since)) : after;
+    this.caughtUp = withSent(this.caughtUp, { after, through: begun, earliest: LIVE, latest: NEVER });
+    this.caughtUp = withSent(this.caughtUp, { ...known, after: begun });
+  }
+
+  /** Goes on after what the log does not have any more. @returns whether there is anyone to go on for */
+  private async reach(): Promise<boolean> {
+    const { position, gap } = await this.shared.log.reach(this.reader.record, this.position);
+    if (!this.isOpen()) return false;
+    if (gap && !this.notify({ event: "gap", cursor: formatId(position) })) {
+      // The format has no words for it. As the cursor stays before the gap, the next connection says it.
+      this.close(GAP);
+      return false;
+    }
+    this.position = position;
+    if (gap) this.confirmation.sent(position);
+    return true;
   }
 
   /** What is left of the replay is for the next connection: so one client does not keep the relay reading for ever. */

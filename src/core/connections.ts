@@ -1,16 +1,15 @@
 import { Backlog } from "./backlog.js";
-import { type ClientId, type ClientRecord, withPosition } from "./client.js";
-import { type Clients, notFound, type Place } from "./clients.js";
+import { type ClientId, type ClientRecord, type Progress, withPosition } from "./client.js";
+import { type Clients, notFound } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
 import type { LimitName } from "./errors.js";
-import { compareIds, type EventId } from "./id.js";
-import type { Log, Since } from "./log.js";
+import { compareIds, type EventId, laterOf } from "./id.js";
+import type { Log, Reach, Since } from "./log.js";
 import { REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
 import { Wheel } from "./wheel.js";
 
@@ -26,8 +25,8 @@ export interface ConnectionSettings {
   readonly limited: (limit: LimitName) => void;
 }
 
-/** How often confirmed cursors are handed to the engine, in milliseconds (product section 7: at most a second behind). */
-const CURSORS_EVERY = 1000;
+/** How often the progress of clients is handed to the engine, in milliseconds (product section 7: at most a second behind). */
+const PROGRESS_EVERY = 1000;
 
 /** Shutting down spreads the reconnects: this many clients are to come back in each second, over a second at least. */
 const RECONNECTS_PER_SECOND = 2000;
@@ -37,13 +36,15 @@ export interface OpenOptions {
   readonly since?: Since | undefined;
   /** Only `ack` moves the cursor. */
   readonly manualAck?: boolean | undefined;
+  /** The client has been told of the gap that `preview` found. */
+  readonly gapSaid?: boolean | undefined;
 }
 
 /** The side of the relay that clients connect to. */
 export class Connections {
   private readonly shared: Shared;
   private readonly backlog: Backlog;
-  private readonly moved = new Map<ClientId, EventId>();
+  private readonly moved = new Map<ClientId, Progress>();
   private readonly timer: NodeJS.Timeout;
   private stopped = false;
 
@@ -52,7 +53,6 @@ export class Connections {
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly clients: Clients,
-    receipts: Receipts,
     flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
@@ -60,7 +60,6 @@ export class Connections {
     this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
     this.shared = {
       log,
-      receipts,
       flusher,
       pings: new Wheel<Connection>(100, (connection) => connection.ping()),
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
@@ -68,9 +67,8 @@ export class Connections {
       maxReplay: settings.maxReplay,
       limited: settings.limited,
       moved: (reader) => this.note(reader),
-      lost: (reader, loss) => void this.clients.lose(reader, loss).catch(() => undefined),
     };
-    this.timer = setInterval(() => void this.keepCursors(), CURSORS_EVERY).unref();
+    this.timer = setInterval(() => void this.keepProgress(), PROGRESS_EVERY).unref();
   }
 
   /** How many connections are open here. */
@@ -84,12 +82,8 @@ export class Connections {
   }
 
   /** Where the client would go on, and whether something is lost by then. @throws {RelayError} not_found */
-  async preview(id: ClientId, since?: Since): Promise<Place> {
-    const record = await this.clients.get(id);
-    const { position, gap } = this.locate(record, since);
-    // To go back may be more than can be kept for a client whose topics have changed.
-    const isPlain = gap || record.subscriptions.length === 1;
-    return { position, gap: isPlain ? gap : withPosition(record, position, this.claimed(since)).gap };
+  async preview(id: ClientId, since?: Since): Promise<Reach> {
+    return this.reach(await this.clients.get(id), since);
   }
 
   /**
@@ -97,22 +91,26 @@ export class Connections {
    * @throws {RelayError} not_found
    */
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
-    const { since, manualAck = false } = options;
+    const { since, manualAck = false, gapSaid = false } = options;
     await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced) this.registry.release(replaced, REPLACED);
-    const { gap } = await this.claim(id, since);
+    const { position, gap } = await this.preview(id, since);
+    await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
-    reader.owesGap = false;
-    const connection = new Connection(reader, sink, encoder, this.shared, manualAck);
+    // Another one may have come meanwhile.
+    this.registry.release(reader, REPLACED);
+    // A gap that can not be said here is found again by reading from the cursor on.
+    const isSaid = gap && (gapSaid || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
+    const start = gap && !isSaid ? reader.cursor : laterOf(position, reader.cursor);
+    const connection = new Connection(reader, start, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
     this.shared.beats.add(connection, this.settings.pingInterval);
-    connection.start(gap, reader.topics);
+    connection.start(isSaid, reader.topics);
     // An older connection may have ended meanwhile, and have started the clock.
-    const isParked = reader.record.expiresAt !== undefined;
-    if (isParked) await this.clients.claim(id, ({ cursor }) => ({ position: cursor, gap }));
+    if (reader.record.expiresAt !== undefined) await this.clients.claim(id, ({ cursor }) => cursor);
     return connection;
   }
 
@@ -145,14 +143,14 @@ export class Connections {
     clearInterval(this.timer);
     this.shared.pings.stop();
     this.shared.beats.stop();
-    await this.keepCursors();
+    await this.keepProgress();
   }
 
-  private async claim(id: ClientId, since: Since | undefined): Promise<Place> {
+  private async claim(id: ClientId, since: Since | undefined): Promise<void> {
     // It may go back: how far it was before is known to `update`, and not to be noted after that.
     this.moved.delete(id);
     try {
-      return await this.clients.claim(id, (record) => this.locate(record, since), this.claimed(since));
+      await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
     } catch (error) {
       // It has lost its connection and did not get another.
       const reader = this.registry.get(id);
@@ -161,10 +159,18 @@ export class Connections {
     }
   }
 
-  private locate(record: ClientRecord, since: Since | undefined): Place {
-    const { position, gap } = this.log.locate(since ?? { id: record.cursor });
-    const owed = record.gap || this.registry.get(record.id)?.owesGap === true;
-    return { position, gap: gap || owed };
+  private locate({ cursor }: ClientRecord, since: Since | undefined): EventId | undefined {
+    return since === undefined ? cursor : this.log.locate(since);
+  }
+
+  /** Where a client goes on, and whether something is lost by then. */
+  private async reach(record: ClientRecord, since: Since | undefined): Promise<Reach> {
+    const cursor = this.locate(record, since);
+    if (!cursor) return { position: this.log.head, gap: true };
+    const placed = withPosition(record, cursor);
+    const { position, gap } = await this.log.reach(placed, placed.cursor);
+    // To go back may be more than can be kept for a client whose topics have changed.
+    return { position, gap: gap || compareIds(placed.cursor, cursor) !== 0 };
   }
 
   /** Up to where a client says that it has everything; not beyond what the log has given out. */
@@ -189,19 +195,20 @@ export class Connections {
   private note(reader: Reader): void {
     reader.noted = reader.cursor;
     this.registry.prune(reader);
-    this.moved.set(reader.id, reader.cursor);
+    const { cursor, confirmed, received } = reader;
+    this.moved.set(reader.id, { cursor, confirmed, received });
   }
 
   /** Hands on to the engine how far clients have confirmed. Never rejects. */
-  async keepCursors(): Promise<void> {
+  async keepProgress(): Promise<void> {
     if (this.moved.size === 0) return;
     const moved = new Map(this.moved);
     this.moved.clear();
     try {
-      await this.engine.clients.moveCursors(moved);
+      await this.engine.clients.move(moved);
     } catch {
       // The next time, then; with what has moved further since.
-      for (const [id, cursor] of moved) if (!this.moved.has(id)) this.moved.set(id, cursor);
+      for (const [id, progress] of moved) if (!this.moved.has(id)) this.moved.set(id, progress);
     }
   }
 }

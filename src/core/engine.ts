@@ -1,10 +1,14 @@
-import type { ClientId, ClientRecord } from "./client.js";
+import type { ClientId, ClientRecord, Progress } from "./client.js";
 import type { Event, EventDraft, EventHead, UserId } from "./event.js";
 import type { EventId } from "./id.js";
 import type { Loading } from "./loading.js";
 import type { Query, StoreReading, Window } from "./window.js";
 
-export type { StoreReading } from "./window.js";
+/** What an engine has read. */
+export interface EngineReading extends StoreReading {
+  /** Events that were replaced after this id may be among what was read. */
+  readonly asOf: EventId;
+}
 
 /** What happens, in the one order of the log. Changes of clients are entries too, so that they take effect in order. */
 export type Entry =
@@ -61,9 +65,9 @@ export interface Delivery {
 /**
  * `sent`: on its open connection. `confirmed`: the client's end has it. `waiting`: it will get it when it comes back
  * or catches up. `expired`: it never will: the event's time was up, it was replaced, trimmed or skipped, or the
- * client is gone.
+ * client is gone. `unknown`: it will not get it any more, and whether it has it can not be told.
  */
-export type DeliveryState = "sent" | "confirmed" | "waiting" | "expired";
+export type DeliveryState = "sent" | "confirmed" | "waiting" | "expired" | "unknown";
 
 /** An idempotency key: what is appended under it is appended once. */
 export interface Once {
@@ -90,9 +94,9 @@ export interface Counts {
 }
 
 /** A client, as far as receipts need it: also one that is gone. */
-export interface KeptClient extends Pick<ClientRecord, "id" | "userId" | "confirmed" | "lost"> {
-  /** Removed or forgotten. */
-  readonly gone: boolean;
+export interface KeptClient extends Pick<ClientRecord, "id" | "userId" | "received" | "narrowed"> {
+  /** What it is still to be sent follows from this; undefined: it is removed or forgotten. */
+  readonly place: Pick<ClientRecord, "subscriptions" | "cursor"> | undefined;
 }
 
 /** What an engine knows of an event that its relays have forgotten, or that was published before they started. */
@@ -100,10 +104,8 @@ export interface KeptReceipt {
   readonly head: EventHead;
   /** Whom it matched; undefined when that is not known. Clients that are gone for too long may be missing. */
   readonly matched: readonly KeptClient[] | undefined;
-  /** A later event has taken its place. */
-  readonly replaced: boolean;
-  /** Those of them that it passed by; undefined when they are too many to be known. */
-  readonly missed: ReadonlySet<ClientId> | undefined;
+  /** The event that has taken its place. */
+  readonly replacedBy: EventId | undefined;
 }
 
 export interface Appended {
@@ -157,18 +159,21 @@ export interface Engine {
    * Reads events below the window's floor. MUST NOT hold the event loop for longer than some milliseconds, whatever it
    * is asked for. Absent: none are kept.
    */
-  readonly read?: (query: Query) => Promise<StoreReading>;
+  readonly read?: (query: Query) => Promise<EngineReading>;
   /**
    * Checks that the engine can keep data: it stores something that is no entry and changes nothing, as safely as an entry.
    * @throws {RelayError} unavailable: it can not
    */
   probe(): Promise<void>;
+  /**
+   * Whether an event that the query asks for may have been trimmed; true when that is not known any more. MUST NOT hold
+   * the event loop for longer than some milliseconds.
+   */
+  trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean>;
   /** Drops what the retention does not allow any more at `now`, Unix milliseconds. */
   trim(now: number): void;
   /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
-  /** Notes that an event will not reach a client that it matched, for `receipt`; at once, safe in its own time. */
-  readonly miss?: (event: EventId, client: ClientId) => void;
   readonly clients: ClientStore;
   /** Asks the other relays on this engine. @returns undefined when not all of them answered in time */
   readonly ask: (from: string, question: Question) => Promise<Answer[] | undefined>;
@@ -190,8 +195,8 @@ export interface ClientStore {
    *   or when `change` returned what it got.
    */
   update(id: ClientId, change: ClientChange, safe?: boolean): Promise<ClientRecord | undefined>;
-  /** Notes how far clients have confirmed. No entry: it may come a second late, and never ahead of the truth. */
-  moveCursors(cursors: ReadonlyMap<ClientId, EventId>): Promise<void>;
+  /** Notes how far clients are. No entry: it may come a second late, and never ahead of the truth. */
+  move(clients: ReadonlyMap<ClientId, Progress>): Promise<void>;
 }
 
 export type ClientChange = (record: ClientRecord | undefined, at: EventId) => ClientRecord | undefined;

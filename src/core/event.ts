@@ -1,4 +1,4 @@
-import type { EventId } from "./id.js";
+import { before, type EventId } from "./id.js";
 
 /** Whoever the backend says: a non-negative safe integer or 1–128 characters. `1` and `"1"` are the same user. */
 export type UserId = number | string;
@@ -52,6 +52,17 @@ export function isFor(event: Pick<EventDraft, "users">, user: string): boolean {
 
 export function isExpired(event: Event, now: number): boolean {
   return event.ttl !== undefined && event.id.ms + event.ttl * 1000 <= now;
+}
+
+/** The moment from which on the event is not delivered any more, because of its `ttl`; undefined: there is none. */
+export function expiryOf({ id, ttl }: Pick<Event, "id" | "ttl">): EventId | undefined {
+  if (ttl === undefined) return undefined;
+  return ttl === 0 ? id : before({ ms: id.ms + ttl * 1000, seq: 0 });
+}
+
+/** Whether not all whom the event matches get it: its time may be up, or a later one may take its place. */
+export function isDroppable({ ttl, key }: Pick<EventDraft, "ttl" | "key">): boolean {
+  return ttl !== undefined || key !== undefined;
 }
 
 /** Events with the same replacement key replace each other; undefined when the event has no `key`. */

@@ -6,13 +6,20 @@ export interface Subscriptions {
   readonly from: EventId;
   /** Topics and patterns, none twice. */
   readonly topics: readonly string[];
+  /**
+   * Since when the client has had exactly these topics, when that is after `from`: as of a replay, which goes back to what
+   * came before. Until then it may have been subscribed to others.
+   */
+  readonly since?: EventId;
+  /** What it was subscribed to is not known any more: more changes came after it than are kept. `topics` is empty. */
+  readonly isLost?: true;
 }
 
 /**
  * How many topic changes may wait for a client to catch up, and bytes of memory that they may take besides the oldest
- * list; beyond, the oldest is dropped and said as a gap.
+ * list; beyond, the oldest is dropped. What was owed under it is lost, and said as a gap.
  */
-const MAX_HISTORY = { changes: 64, bytes: 1024 * 1024 };
+const MAX_HISTORY = { changes: 256, bytes: 1024 * 1024 };
 
 /** The index of the oldest subscriptions that are within the bounds of the history. */
 export function firstKept(subscriptions: readonly Subscriptions[]): number {

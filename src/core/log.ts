@@ -1,6 +1,7 @@
+import { type ClientRecord, lostUntil } from "./client.js";
 import type { Engine } from "./engine.js";
-import type { Event } from "./event.js";
-import { compareIds, type EventId, laterOf } from "./id.js";
+import { type Event, isDroppable, userKey } from "./event.js";
+import { compareIds, earlierOf, type EventId, laterOf, momentOf } from "./id.js";
 import type { Query, StoreReading } from "./window.js";
 
 /** Where a client wants to go on: after an event, so many milliseconds ago, at the log's start, or at its head. */
@@ -10,24 +11,68 @@ export interface Reading {
   readonly events: readonly Event[];
   /** The reader has now all that it asked for up to and with this id. */
   readonly through: EventId;
+  /** The earliest moment at which it was read: an event that was replaced before it is not among these. */
+  readonly asOf: EventId;
+}
+
+/** Where a reader can go on, and whether something that was meant for it is lost before that. */
+export interface Reach {
+  readonly position: EventId;
+  readonly gap: boolean;
 }
 
 /** The log as readers see it: one order, whether an event is in the window or in the engine's store. */
 export class Log {
-  constructor(private readonly engine: Engine) {}
+  /** No event after this one can be dropped before all whom it matched have read it, but by being trimmed. */
+  private droppable: EventId;
+
+  constructor(private readonly engine: Engine) {
+    this.droppable = engine.head;
+  }
 
   get head(): EventId {
     return this.engine.head;
   }
 
-  /** Whether something that came after `position` is no longer there. */
-  isGap(position: EventId): boolean {
-    return compareIds(position, this.engine.floor) < 0;
+  get floor(): EventId {
+    return this.engine.floor;
   }
 
-  /** What is left to read for a reader at `position`. */
-  reach(position: EventId): EventId {
-    return laterOf(position, this.engine.floor);
+  /** The moment of now: see `momentOf`. */
+  get moment(): EventId {
+    return momentOf(this.engine.head, Date.now());
+  }
+
+  /** To be called with each event, in order. */
+  note(event: Event): void {
+    if (isDroppable(event)) this.droppable = event.id;
+  }
+
+  /** Whether events after `position` may have been dropped before they are read: replaced, or past their `ttl`. */
+  mayDropAfter(position: EventId): boolean {
+    return compareIds(this.droppable, position) > 0;
+  }
+
+  /** Whether a client may have lost something that came after `position`: then `reach` tells. */
+  isBehind(record: ClientRecord, position: EventId): boolean {
+    return compareIds(position, this.engine.floor) < 0 || lostUntil(record, position) !== undefined;
+  }
+
+  /** Where a client can go on that stands at `position`. */
+  async reach(record: ClientRecord, position: EventId): Promise<Reach> {
+    const { floor } = this.engine;
+    const { subscriptions, userId } = record;
+    const known = lostUntil(record, position);
+    const reached = laterOf(known ?? position, floor);
+    if (known) return { position: reached, gap: true };
+    for (const [index, { from, topics }] of subscriptions.entries()) {
+      const after = laterOf(position, from);
+      const until = earlierOf(floor, subscriptions[index + 1]?.from ?? floor);
+      if (compareIds(after, until) >= 0) continue;
+      const gap = await this.engine.trimmed({ after, until, topics, user: userKey(userId) });
+      if (gap) return { position: reached, gap };
+    }
+    return { position: reached, gap: false };
   }
 
   /** Reads on after `query.after`. At once when the window has it: then nothing can come in between. */
@@ -35,29 +80,23 @@ export class Log {
     const { window, read } = this.engine;
     const { floor } = window;
     if (!read || compareIds(query.after, floor) >= 0) {
-      return reading(query, window.read(query), this.head);
+      return reading(query, window.read(query), this.head, this.moment);
     }
     const until = query.until && compareIds(query.until, floor) < 0 ? query.until : floor;
     const below = { ...query, until };
-    return read.call(this.engine, below).then((found) => reading(below, found, floor));
+    return read.call(this.engine, below).then((found) => reading(below, found, floor, found.asOf));
   }
 
-  /** The place in the log that `since` means now, and whether something after it is lost. */
-  locate(since: Since): { position: EventId; gap: boolean } {
-    const { head, floor, origin } = this.engine;
-    if (since === "now") return { position: head, gap: false };
-    if (since === "start") return { position: floor, gap: compareIds(origin, floor) < 0 };
-    if ("id" in since) {
-      // An id that this log has not given out: it was given out by one that is lost.
-      if (compareIds(since.id, head) > 0) return { position: head, gap: true };
-      return { position: this.reach(since.id), gap: this.isGap(since.id) };
-    }
-    const before = { ms: Date.now() - since.ago - 1, seq: Number.MAX_SAFE_INTEGER };
-    const position = laterOf(before, origin);
-    return { position: this.reach(position), gap: this.isGap(position) };
+  /** The cursor that `since` means now; undefined: it is an id that this log has not given out, so one that is lost has. */
+  locate(since: Since): EventId | undefined {
+    const { head, origin } = this.engine;
+    if (since === "now") return head;
+    if (since === "start") return origin;
+    if ("id" in since) return compareIds(since.id, head) > 0 ? undefined : since.id;
+    return laterOf({ ms: Date.now() - since.ago - 1, seq: Number.MAX_SAFE_INTEGER }, origin);
   }
 }
 
-function reading({ until }: Query, { events, through }: StoreReading, end: EventId): Reading {
-  return { events, through: through ?? until ?? end };
+function reading({ until }: Query, { events, through }: StoreReading, end: EventId, asOf: EventId): Reading {
+  return { events, through: through ?? until ?? end, asOf };
 }

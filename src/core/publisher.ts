@@ -5,7 +5,7 @@ import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipts } from "./receipts.js";
+import type { Receipt, Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
 import { atIndex, count, duplicates, merge, type PublishReply, repliesOf, replyOf } from "./replies.js";
 import { inTurns } from "./turns.js";
@@ -109,8 +109,9 @@ export class Publisher {
     const others = await this.ask([id]);
     if (!others) throw new RelayError("unavailable", "not all relays have answered");
     const deliveries = merge([this.receipts.deliveries(receipt), ...others.map(([theirs]) => theirs ?? [])]);
-    if (others.length === 0) return { event: receipt.head, deliveries };
-    return { event: receipt.head, deliveries: await Promise.all(deliveries.map((known) => this.further(known, id))) };
+    if (others.length === 0) return { event: receipt.head, deliveries: ifKnown(deliveries) };
+    const further = await Promise.all(deliveries.map((known) => this.further(known, receipt)));
+    return { event: receipt.head, deliveries: ifKnown(further) };
   }
 
   /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (Unix milliseconds). */
@@ -164,18 +165,21 @@ export class Publisher {
     return replies;
   }
 
-  /** A client that has moved to a relay which did not know it when the event came: its cursor tells. */
-  private async further(delivery: Delivery, id: EventId): Promise<Delivery> {
-    if (delivery.state !== "waiting") return delivery;
+  /** A client that has moved to a relay which did not know it when the event came: its record tells. */
+  private async further(delivery: Delivery, { head, replacedBy }: Receipt): Promise<Delivery> {
+    if (delivery.state === "sent" || delivery.state === "confirmed") return delivery;
     const record = await this.engine.clients.get(delivery.client);
-    return record && compareIds(id, record.cursor) <= 0 ? { ...delivery, state: "confirmed" } : delivery;
+    return record
+      ? { ...delivery, state: this.receipts.stateOf(head, replacedBy, { ...record, place: record }) }
+      : delivery;
   }
 
   /** Of an event that this relay has forgotten, or that was published before it started. */
   private async keptReceipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] | undefined }> {
     const kept = await this.engine.receipt?.(id);
     if (!kept) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
-    return { event: kept.head, deliveries: this.receipts.keptDeliveries(kept, (client) => this.registry.get(client)) };
+    const deliveries = this.receipts.keptDeliveries(kept, (client) => this.registry.get(client));
+    return { event: kept.head, deliveries: ifKnown(deliveries) };
   }
 
   /** What the other relays know of the events: for each relay, a list for each event. */
@@ -212,10 +216,15 @@ export class Publisher {
     const receipt = this.receipts.get(id);
     if (!receipt || !elsewhere) return reply;
     if (elsewhere.length > 0) {
-      const all = merge([this.receipts.deliveries(receipt), ...elsewhere]);
-      return { ...reply, confirmed: count(all, "confirmed") };
+      const all = ifKnown(merge([this.receipts.deliveries(receipt), ...elsewhere]));
+      return all ? { ...reply, confirmed: count(all, "confirmed") } : reply;
     }
-    const confirmed = receipt.matched.filter((reader) => this.receipts.state(receipt, reader) === "confirmed");
-    return { ...reply, confirmed: confirmed.length };
+    const confirmed = this.receipts.countConfirmed(receipt);
+    return confirmed === undefined ? reply : { ...reply, confirmed };
   }
+}
+
+/** Where one state is not known, none is said. */
+function ifKnown(deliveries: Delivery[] | undefined): Delivery[] | undefined {
+  return deliveries?.some(({ state }) => state === "unknown") ? undefined : deliveries;
 }

@@ -1,8 +1,9 @@
-import { type ClientId, type ClientRecord, endOf, type Loss, stretchAfter, topicsOf, withProgress } from "./client.js";
+import { type ClientId, type ClientRecord, endOf, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
-import { compareIds, type EventId, laterOf } from "./id.js";
+import { compareIds, type EventId, laterOf, NEVER } from "./id.js";
 import type { Disconnect } from "./notice.js";
 import { type Matcher, matcherOf } from "./matcher.js";
+import { type Sent, sentWithin, withAllSent } from "./sent.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
@@ -12,16 +13,16 @@ export interface ReaderConnection {
   readonly live: boolean;
   /** Hands over an event that was just published. @returns whether it took it */
   deliver(event: Event, before: EventId): boolean;
+  /** What it was sent and has not confirmed. */
+  readonly sent: readonly Sent[];
   /** Moves the cursor to the head when the client has all that was meant for it. */
   settle(): void;
-  /** The log does not have this event any more: if the connection ends before it was confirmed, it is lost. */
-  unkeep(id: EventId): void;
-  /** The client may not have this again: if the connection ends before it was confirmed, it is lost. */
-  narrow(loss: Omit<Loss, "after">): void;
   /** Someone waits for the confirmation of what was sent last. */
   hurry(): void;
   close(disconnect: Disconnect): void;
 }
+
+const NOTHING: readonly never[] = [];
 
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
 export class Reader {
@@ -32,14 +33,16 @@ export class Reader {
   connection: ReaderConnection | undefined;
   /** Removed or forgotten. */
   gone = false;
-  /** Something was lost, and its next connection has to say so. */
-  owesGap = false;
   /** The last event that the client is known to have. */
   cursor: EventId;
   /** The cursor that the engine was told last. */
   noted: EventId;
   /** The highest id that the client has ever confirmed; unlike the cursor, going back does not move it. */
   confirmed: EventId;
+  /** What it was sent and has confirmed. */
+  received: readonly Sent[];
+  /** What it was sent on connections that have ended, and has not confirmed. */
+  sentBefore: readonly Sent[] = NOTHING;
   /** As it was kept last: the cursor may have moved on since. */
   kept: ClientRecord;
   private matcher: Matcher | undefined;
@@ -54,6 +57,7 @@ export class Reader {
     this.cursor = record.cursor;
     this.noted = record.cursor;
     this.confirmed = record.confirmed;
+    this.received = record.received;
   }
 
   get record(): ClientRecord {
@@ -65,8 +69,13 @@ export class Reader {
     return endOf(this.kept);
   }
 
-  get lost(): ClientRecord["lost"] {
-    return this.kept.lost;
+  get narrowed(): ClientRecord["narrowed"] {
+    return this.kept.narrowed;
+  }
+
+  /** What it is still to be sent follows from this; undefined: it is removed or forgotten. */
+  get place(): Pick<ClientRecord, "subscriptions" | "cursor"> | undefined {
+    return this.gone ? undefined : { subscriptions: this.kept.subscriptions, cursor: this.cursor };
   }
 
   /** Topics and patterns that it subscribes to now. */
@@ -85,21 +94,32 @@ export class Reader {
     this.kept = record;
     this.cursor = record.cursor;
     this.noted = record.cursor;
+    this.received = record.received;
     this.matcher = undefined;
     this.noteConfirmed(record.confirmed);
   }
 
-  /** The client has everything up to and with `id`. @returns whether that was new */
-  confirm(id: EventId): boolean {
+  /**
+   * The client has everything up to and with `id`.
+   * @param sent what it was sent up to there
+   * @returns whether that was new
+   */
+  confirm(id: EventId, sent: readonly Sent[]): boolean {
     const moved = compareIds(id, this.cursor) > 0;
-    if (moved) this.cursor = id;
+    this.pass(id, sent);
     this.noteConfirmed(id);
     return moved;
   }
 
-  /** Moves the cursor over what was not meant for the client. */
-  pass(id: EventId): void {
+  /** Moves the cursor over what the client has confirmed, or what was not meant for it. @param sent as of `confirm` */
+  pass(id: EventId, sent: readonly Sent[]): void {
     this.cursor = laterOf(id, this.cursor);
+    this.received = withAllSent(this.received, sent);
+  }
+
+  /** A connection has ended that has sent this, and the client has not confirmed it. */
+  keepSent(sent: readonly Sent[]): void {
+    this.sentBefore = withAllSent(sentWithin(this.sentBefore, { after: this.cursor, through: NEVER }), sent);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */
@@ -118,7 +138,7 @@ export class Reader {
   }
 
   /** What comes next in the log for this client, as far as the same subscriptions hold. */
-  stretch(position: EventId): { topics: readonly string[]; until: EventId | undefined; user: string } {
+  stretch(position: EventId): ReturnType<typeof stretchAfter> & { readonly user: string } {
     return { ...stretchAfter(this.kept, position), user: this.user };
   }
 

@@ -1,23 +1,25 @@
 import { Deque } from "./deque.js";
-import { type ClientId, isLost } from "./client.js";
+import { type ClientId, isOwed, takenAt } from "./client.js";
 import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.js";
-import { type Event, type EventHead, headOf } from "./event.js";
-import { compareIds, type EventId } from "./id.js";
+import { type Event, type EventHead, expiryOf, headOf } from "./event.js";
+import { compareIds, earlierOf, type EventId } from "./id.js";
+import type { Log } from "./log.js";
 import type { Reader } from "./reader.js";
+import { isSent } from "./sent.js";
 
 /** How many events are remembered for receipts, and how many readers and users (8 bytes each) for all of them. */
 const MAX_RECEIPTS = 100_000;
 const MAX_READERS = 4_000_000;
 
-/** Which of this relay's readers one event matched, and the few that it will not reach. */
+/** Which of this relay's readers one event matched. */
 export interface Receipt {
   readonly head: EventHead;
   /** Often shared with the receipts of other events: never changed. */
   readonly matched: readonly Reader[];
   /** How many of them took it when it was published. */
   sent: number;
-  /** Readers that were matched and that the event passed by. */
-  missed?: Set<Reader>;
+  /** The event that has taken its place. */
+  replacedBy?: EventId;
 }
 
 /** What became of the newest events. States are not written down: they follow from how far each reader is. */
@@ -25,14 +27,7 @@ export class Receipts {
   private readonly receipts = new Deque<Receipt>();
   private size = 0;
 
-  /**
-   * @param floor what the log no longer has: up to this id
-   * @param missed told of each kept event that will not reach a reader
-   */
-  constructor(
-    private readonly floor: () => EventId,
-    private readonly missed: (id: EventId, client: ClientId) => void,
-  ) {}
+  constructor(private readonly log: Log) {}
 
   add(event: Event, matched: readonly Reader[]): Receipt {
     const newest = this.receipts.at(this.receipts.length - 1);
@@ -59,41 +54,29 @@ export class Receipts {
     });
   }
 
-  /** Notes that the event will not reach the reader. */
-  miss(id: EventId, reader: Reader): void {
+  /** Notes that a later event has taken the place of another one. */
+  replace(id: EventId, by: EventId): void {
     const receipt = this.get(id);
-    if (receipt?.head.ttl !== 0) this.missed(id, reader.id);
-    if (!receipt) return;
-    receipt.missed ??= new Set();
-    receipt.missed.add(reader);
-    this.size++;
-    this.forgetOldest();
+    if (receipt) receipt.replacedBy = by;
   }
 
-  /**
-   * Notes that the log does not have the event any more: it will not reach those who do not have it yet.
-   * @returns false when it is not known here whom it matched
-   */
-  unkeep(id: EventId): boolean {
-    const receipt = this.get(id);
-    if (!receipt) return false;
-    for (const reader of receipt.matched) if (!receipt.missed?.has(reader)) this.unkeepFor(receipt.head, reader);
-    return true;
-  }
-
-  /** As `unkeep`, for one of those whom it matched. */
-  unkeepFor(head: EventHead, reader: Reader): void {
-    const state = this.stateOf(head, reader);
-    if (state === "waiting") this.miss(head.id, reader);
-    else if (state === "sent") reader.connection?.unkeep(head.id);
-  }
-
-  state({ head, missed }: Receipt, reader: Reader): DeliveryState {
-    return missed?.has(reader) ? "expired" : this.stateOf(head, reader);
+  state({ head, replacedBy }: Receipt, reader: Reader): DeliveryState {
+    return this.stateOf(head, replacedBy, reader);
   }
 
   deliveries(receipt: Receipt): Delivery[] {
     return receipt.matched.map((reader) => deliveryOf(reader, this.state(receipt, reader)));
+  }
+
+  /** How many clients have confirmed the event; undefined when that is not known. */
+  countConfirmed(receipt: Receipt): number | undefined {
+    let confirmed = 0;
+    for (const reader of receipt.matched) {
+      const state = this.state(receipt, reader);
+      if (state === "unknown") return undefined;
+      if (state === "confirmed") confirmed++;
+    }
+    return confirmed;
   }
 
   /** Of an event that may be unknown. */
@@ -108,35 +91,41 @@ export class Receipts {
    * @returns undefined when it is not known
    */
   keptDeliveries(
-    { head, matched, missed, replaced }: KeptReceipt,
+    { head, matched, replacedBy }: KeptReceipt,
     held: (id: ClientId) => Reader | undefined,
   ): Delivery[] | undefined {
-    if (!missed) return undefined;
-    return matched?.map((client) => {
-      const state = missed.has(client.id) ? "expired" : this.stateOf(head, held(client.id) ?? client);
-      return deliveryOf(client, replaced && state === "waiting" ? "expired" : state);
-    });
+    return matched?.map((client) => deliveryOf(client, this.stateOf(head, replacedBy, held(client.id) ?? client)));
   }
 
-  private stateOf(head: EventHead, who: Reader | KeptClient): DeliveryState {
-    const { id, ttl } = head;
-    if (isLost(who, head)) return "expired";
-    if (compareIds(id, who.confirmed) <= 0) return "confirmed";
-    const position = "connection" in who ? who.connection?.position : undefined;
-    if (position && compareIds(id, position) <= 0) return "sent";
-    const tooLate = ttl !== undefined && id.ms + ttl * 1000 <= Date.now();
-    return who.gone || tooLate || compareIds(id, this.floor()) <= 0 ? "expired" : "waiting";
+  /** What became of an event for a client that it matched: it follows from what the client was sent, and when. */
+  stateOf(head: EventHead, replacedBy: EventId | undefined, who: Reader | KeptClient): DeliveryState {
+    const { log } = this;
+    const { id } = head;
+    const dropped = earliestOf(expiryOf(head), replacedBy, takenAt(who.narrowed, head));
+    const isReceived = isSent(who.received, id, dropped);
+    if (isReceived) return "confirmed";
+    const isUnderWay = "connection" in who && who.connection ? isSent(who.connection.sent, id, dropped) : false;
+    if (isUnderWay) return "sent";
+    const isDropped = compareIds(id, log.floor) <= 0 || (dropped && compareIds(dropped, log.moment) <= 0);
+    if (!isDropped && who.place && isOwed(who.place, head)) return "waiting";
+    return isReceived === false && isUnderWay === false ? "expired" : "unknown";
   }
 
   private forgetOldest(): void {
     while (this.receipts.length > MAX_RECEIPTS || (this.size > MAX_READERS && this.receipts.length > 1)) {
       const oldest = this.receipts.shift();
       if (!oldest) return;
-      this.size -= (oldest.head.users?.length ?? 0) + (oldest.missed?.size ?? 0);
+      this.size -= oldest.head.users?.length ?? 0;
       // The list is free once the last receipt that shares it is gone.
       if (this.receipts.at(0)?.matched !== oldest.matched) this.size -= oldest.matched.length;
     }
   }
+}
+
+function earliestOf(...moments: readonly (EventId | undefined)[]): EventId | undefined {
+  return moments.reduce((earliest, moment) =>
+    earliest && moment ? earlierOf(earliest, moment) : (earliest ?? moment),
+  );
 }
 
 function deliveryOf({ id, userId }: Reader | KeptClient, state: DeliveryState): Delivery {

@@ -26,6 +26,7 @@ export class Relay {
   readonly connections: Connections;
   readonly publisher: Publisher;
   private readonly node = randomUUID();
+  private readonly log: Log;
   private readonly receipts: Receipts;
   private readonly registry = new Registry((id) => void this.clients.expire(id));
   private readonly timer: NodeJS.Timeout;
@@ -38,15 +39,13 @@ export class Relay {
     settings: RelaySettings,
   ) {
     const { registry, node } = this;
-    const receipts = new Receipts(
-      () => engine.floor,
-      (event, client) => engine.miss?.(event, client),
-    );
-    this.receipts = receipts;
     const log = new Log(engine);
+    const receipts = new Receipts(log);
+    this.log = log;
+    this.receipts = receipts;
     const flusher = new Flusher();
     this.clients = new Clients(engine, log, registry, node, new Admission(registry, settings));
-    this.connections = new Connections(engine, log, registry, this.clients, receipts, flusher, settings);
+    this.connections = new Connections(engine, log, registry, this.clients, flusher, settings);
     this.publisher = new Publisher(engine, receipts, registry, flusher, node, settings);
     this.followed = engine.head;
     this.timer = setInterval(() => engine.trim(Date.now()), TRIM_EVERY).unref();
@@ -110,23 +109,13 @@ export class Relay {
 
   private deliver({ event, replaces }: EventEntry, before: EventId): readonly Matched[] {
     const { readers, connected } = this.registry.match(event);
-    const stored = event.ttl !== 0;
-    const receipt = this.receipts.add(event, stored ? readers : connected);
+    this.log.note(event);
+    const receipt = this.receipts.add(event, event.ttl === 0 ? connected : readers);
     for (const reader of connected) {
       if (reader.connection?.deliver(event, before)) receipt.sent++;
-      else if (!stored) this.receipts.miss(event.id, reader);
     }
-    if (replaces && !this.receipts.unkeep(replaces.id)) void this.unkeepOlder(replaces.id);
+    if (replaces) this.receipts.replace(replaces.id, event.id);
     return receipt.matched;
-  }
-
-  /** Notes that an event from before this relay's time was replaced. */
-  private async unkeepOlder(id: EventId): Promise<void> {
-    const kept = await this.engine.receipt?.(id);
-    for (const { id: client } of kept?.matched ?? []) {
-      const reader = this.registry.get(client);
-      if (kept && reader) this.receipts.unkeepFor(kept.head, reader);
-    }
   }
 
   private async answer(question: Question): Promise<Answer> {

@@ -25,7 +25,7 @@ export function replyOf(
 ): PublishReply {
   if (!elsewhere || !receipt) return { id: formatId(id) };
   let { matched, sent } = { matched: receipt.matched.length, sent: receipt.sent };
-  let waiting = receipt.head.ttl === 0 ? 0 : Math.max(0, matched - sent - (receipt.missed?.size ?? 0));
+  let waiting = receipt.head.ttl === 0 || receipt.replacedBy ? 0 : matched - sent;
   for (const deliveries of elsewhere) {
     matched += deliveries.length;
     sent += count(deliveries, "sent", "confirmed");
@@ -54,7 +54,7 @@ export function duplicates(replies: readonly PublishReply[]): PublishReply[] {
 
 /** One delivery per client: the furthest that any relay knows of, as a client may have moved from one to another. */
 export function merge(parts: readonly (readonly Delivery[])[]): Delivery[] {
-  const rank: Record<DeliveryState, number> = { expired: 0, waiting: 1, sent: 2, confirmed: 3 };
+  const rank: Record<DeliveryState, number> = { expired: 0, unknown: 1, waiting: 2, sent: 3, confirmed: 4 };
   const merged = new Map<string, Delivery>();
   for (const delivery of parts.flat()) {
     const known = merged.get(delivery.client);

@@ -1,4 +1,4 @@
-import { type Event, replacementKey, userKey } from "./event.js";
+import { type Event, type EventDraft, replacementKey, userKey } from "./event.js";
 import { compareIds, type EventId, ZERO } from "./id.js";
 import { matcherOf } from "./matcher.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
@@ -118,6 +118,18 @@ export class Window {
     return replaced;
   }
 
+  /** Takes out the event that one with the same topic, users and `key` replaces. @returns it, if there is one */
+  withdraw(by: Pick<EventDraft, "topic" | "users" | "key">): Event | undefined {
+    const key = replacementKey(by);
+    const old = key === undefined ? undefined : this.replaceable.get(key);
+    const replaced = old?.event;
+    if (!old || !replaced) return undefined;
+    old.event = undefined;
+    this.slots.noteEmptied();
+    this.forget(old, replaced, (run) => run.noteEmptied());
+    return replaced;
+  }
+
   /**
    * Drops the oldest events until count and bytes are within the retention. Of the events that are too old at `now`, drops
    * only as many as fit in one turn, so the floor may lag behind the age for some turns.
@@ -223,16 +235,9 @@ export class Window {
   }
 
   private replace(event: Event, slot: Slot): Event | undefined {
+    const replaced = this.withdraw(event);
     const key = replacementKey(event);
-    if (key === undefined) return undefined;
-    const old = this.replaceable.get(key);
-    const replaced = old?.event;
-    if (old && replaced) {
-      old.event = undefined;
-      this.slots.noteEmptied();
-      this.forget(old, replaced, (run) => run.noteEmptied());
-    }
-    this.replaceable.set(key, slot);
+    if (key !== undefined) this.replaceable.set(key, slot);
     return replaced;
   }
 

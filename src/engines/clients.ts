@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, withProgress } from "../core/client.js";
+import { type ClientId, type ClientRecord, type Progress, withProgress } from "../core/client.js";
 import type { ClientChange, ClientStore, Entry } from "../core/engine.js";
 import type { EventId } from "../core/id.js";
 import type { ClientTable } from "./client-table.js";
@@ -49,12 +49,12 @@ export class LocalClients implements ClientStore {
     return record;
   }
 
-  async moveCursors(cursors: ReadonlyMap<ClientId, EventId>): Promise<void> {
+  async move(clients: ReadonlyMap<ClientId, Progress>): Promise<void> {
     this.journal?.check();
-    for (const [id, cursor] of cursors) {
+    for (const [id, progress] of clients) {
       const record = this.records.get(id);
       if (!record) continue;
-      const moved = withProgress(record, { cursor, confirmed: cursor });
+      const moved = withProgress(record, progress);
       this.records.replace(moved);
       this.journal?.moveClient(moved);
     }

@@ -1,5 +1,5 @@
 import type { ClientId, ClientRecord } from "../core/client.js";
-import type { KeptClient, KeptReceipt, Matched, StoreReading } from "../core/engine.js";
+import type { EngineReading, KeptClient, KeptReceipt, Matched } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
 import type { Query } from "../core/window.js";
@@ -33,13 +33,14 @@ export interface Journal {
   hold(): () => void;
   /** An event that is to be kept, whom it matched, and the event that it replaces. */
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void;
+  /** An event that is kept was replaced by one that is not. */
+  replace(event: Event, by: EventId): void;
   /** The event below the window that `draft` replaces. */
   replacedBy(draft: EventDraft): Event | undefined;
   putClient(record: ClientRecord, at: EventId): void;
   /** Only cursor and confirmations of the client have moved. */
   moveClient(record: ClientRecord): void;
   removeClient(record: ClientRecord, at: EventId): void;
-  miss(event: EventId, client: ClientId): void;
   /**
    * Resolves when everything that it was told so far is safe.
    * @throws {RelayError} unavailable: it is not yet, and it is not known when it will be
@@ -51,8 +52,8 @@ export interface Journal {
   probe(): Promise<void>;
   /** That an id was given out to something that is not kept. */
   note(id: EventId): void;
-  read(query: Query): Promise<StoreReading>;
-  /** What is known of an event: its head, whom it matched, and whom of them it passed by, if they are not too many. */
+  read(query: Query): Promise<EngineReading>;
+  /** What is known of an event: its head, whom it matched, and what has taken its place. */
   receipt(event: EventId): JournalReceipt | undefined;
   /** A client that was removed or forgotten; not for ever. */
   gone(client: ClientId): KeptClient | undefined;

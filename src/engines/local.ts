@@ -4,6 +4,7 @@ import {
   type Appended,
   type Counts,
   type Engine,
+  type EngineReading,
   type Entry,
   type Follower,
   type KeptReceipt,
@@ -11,7 +12,6 @@ import {
   type Once,
   onceName,
   type Question,
-  type StoreReading,
 } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
@@ -33,9 +33,8 @@ const TELL_EVERY = 1024;
 export class LocalEngine implements Engine {
   readonly clients: LocalClients;
   readonly origin: EventId;
-  readonly read?: (query: Query) => Promise<StoreReading>;
+  readonly read?: (query: Query) => Promise<EngineReading>;
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
-  readonly miss?: Journal["miss"];
   private readonly records: ClientTable;
   private readonly followers = new Set<Follower>();
   /** Requests whose events are being appended, in several turns. */
@@ -61,7 +60,6 @@ export class LocalEngine implements Engine {
     if (!journal) return;
     this.read = (query) => journal.read(query);
     this.receipt = async (event) => this.keptReceipt(event, journal);
-    this.miss = (event, client) => journal.miss(event, client);
   }
 
   get head(): EventId {
@@ -98,7 +96,8 @@ export class LocalEngine implements Engine {
       return { ids: known.ids, duplicate: { reply: known.reply } };
     }
     if (once) this.keys.checkRoom(once.owner);
-    const isKept = once !== undefined || drafts.some(({ ttl }) => ttl !== 0);
+    // One with a `key` may replace another one that is kept.
+    const isKept = once !== undefined || drafts.some(({ ttl, key }) => ttl !== 0 || key !== undefined);
     if (isKept) this.journal?.check();
     const ids: EventId[] = [];
     const appended = once ? this.appendOnce(drafts, once, ids) : this.appendAll(drafts, ids);
@@ -114,6 +113,10 @@ export class LocalEngine implements Engine {
 
   async probe(): Promise<void> {
     await this.journal?.probe();
+  }
+
+  trimmed(): boolean {
+    return true;
   }
 
   trim(now: number): void {
@@ -176,7 +179,9 @@ export class LocalEngine implements Engine {
     // Spelt out, as it is much faster than a spread.
     const event: Event = { id: this.last, topic, users, message, ttl, key, attributes };
     if (ttl === 0) {
-      this.hand({ kind: "event", event });
+      const replaces = this.window.withdraw(draft) ?? this.journal?.replacedBy(draft);
+      this.hand({ kind: "event", event, replaces });
+      if (replaces) this.journal?.replace(replaces, this.last);
       this.journal?.note(this.last);
       return this.last;
     }
@@ -208,7 +213,7 @@ export class LocalEngine implements Engine {
         ...receipt,
         matched: receipt.matched?.flatMap((id) => {
           const record = this.records.get(id);
-          return record ? { ...record, gone: false } : (journal.gone(id) ?? []);
+          return record ? { ...record, place: record } : (journal.gone(id) ?? []);
         }),
       }
     );

@@ -47,8 +47,11 @@ export class SocketSession {
     this.sink = new SocketSink(socket, request.raw.socket);
   }
 
-  /** Listens from the first moment on; what comes before the client is there waits in the inbox. */
-  run(client: string): void {
+  /**
+   * Listens from the first moment on; what comes before the client is there waits in the inbox.
+   * @param gapSaid the response to the upgrade request has told the client of a gap
+   */
+  run(client: string, gapSaid: boolean): void {
     const { socket } = this;
     socket.on("message", (data, isBinary) => this.receive(data, isBinary));
     socket.on("ping", () => this.connection?.hear());
@@ -58,12 +61,13 @@ export class SocketSession {
     });
     socket.on("error", (error) => this.failed(error));
     socket.on("close", (code) => this.closed(code));
-    void this.open(client).catch((error: unknown) => this.fail(error));
+    void this.open(client, gapSaid).catch((error: unknown) => this.fail(error));
   }
 
-  private async open(id: string): Promise<void> {
+  private async open(id: string, gapSaid: boolean): Promise<void> {
     const { context, sink, encoder } = this;
-    this.connection = await context.startup.relay.connections.open(id, sink, encoder, connectionOptions(this.request));
+    const options = { ...connectionOptions(this.request), gapSaid };
+    this.connection = await context.startup.relay.connections.open(id, sink, encoder, options);
     const { readyState, CLOSED, OPEN } = this.socket;
     if (readyState === CLOSED) return this.closed(1006);
     // It may have been closed already, and is to be heard when the other end answers that.

@@ -113,7 +113,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     if (framing.start) response.write(framing.start);
     const sink = new StreamSink(response, socket, framing.idle);
     const connection = await startup.relay.connections
-      .open(id, sink, framing.encoders[format.name], { since })
+      .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
     if (!connection) {
       response.end();

@@ -53,7 +53,10 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     handler: plain,
     wsHandler: (socket, request) => {
       const encoder = socketEncoders[chosenFormat(request, formats.raw).name];
-      new SocketSession(context, socket, request, encoder, false).run(clients.get(request) ?? "");
+      new SocketSession(context, socket, request, encoder, false).run(
+        clients.get(request) ?? "",
+        gaps.has(request.raw),
+      );
     },
   });
 
@@ -77,7 +80,7 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     handler: plain,
     wsHandler: (socket, request) => {
       const encoder = socketEncoders[chosenFormat(request, formats.json).name];
-      new SocketSession(context, socket, request, encoder, true).run(clients.get(request) ?? "");
+      new SocketSession(context, socket, request, encoder, true).run(clients.get(request) ?? "", gaps.has(request.raw));
     },
   });
 

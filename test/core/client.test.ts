@@ -3,15 +3,17 @@ import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
 import {
   type ClientRecord,
-  isLost,
+  isOwed,
+  lostUntil,
+  takenAt,
   topicsOf,
   weightOf,
   withAllow,
-  withLoss,
+  withCursor,
   withPosition,
   withTopics,
 } from "../../src/core/client.js";
-import { type EventId, ZERO } from "../../src/core/id.js";
+import { type EventId, NEVER, ZERO } from "../../src/core/id.js";
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -26,7 +28,7 @@ function longTopics(count: number, name: string): string[] {
 
 function clientWith(topics: readonly string[]): ClientRecord {
   const subscriptions = [{ from: id(1), topics }];
-  const places = { cursor: id(1), confirmed: id(1), lost: [], gap: false, node: "this one" };
+  const places = { cursor: id(1), confirmed: id(1), received: [], narrowed: [], node: "this one" };
   return { id: "a".repeat(32), userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
 }
 
@@ -53,7 +55,7 @@ describe("a client that is behind", () => {
     lists.length = 0;
     expect(heap() - before).toBeLessThan(2 * MEBIBYTE);
     expect(weightOf(record)).toBeLessThan(2 * MEBIBYTE);
-    expect(record.gap).toBe(true);
+    expect(lostUntil(record, id(1))).toBeDefined();
     expect(topicsOf(record)).toHaveLength(999);
   });
 
@@ -70,17 +72,26 @@ describe("a client that is behind", () => {
     expect(weightOf(record)).toBeLessThan(MEBIBYTE);
   });
 
-  test("keeps what it is owed when single topics change, and is told of a gap after 64 changes", () => {
+  test("keeps what it is owed when single topics change, and is told of a gap after 256 changes", () => {
     const topics = longTopics(990, "topic");
+    const change = (before: ClientRecord, at: number): ClientRecord =>
+      withTopics(before, at % 2 ? { leave: "room" } : { join: "room" }, id(at));
     let record = clientWith(topics);
-    for (let at = 2; at <= 64; at++) {
-      record = withTopics(record, at % 2 ? { leave: "room" } : { join: "room" }, id(at));
+    for (let at = 2; at <= 125; at++) record = change(record, at);
+    // Lists of a thousand topics are more than 1 MiB before they are that many.
+    expect(lostUntil(record, id(1))).toBeUndefined();
+    record = clientWith(["a"]);
+    for (let at = 2; at <= 256; at++) record = change(record, at);
+    expect(lostUntil(record, id(1))).toBeUndefined();
+    expect(record.subscriptions).toHaveLength(256);
+    for (let at = 257; at < 267; at++) {
+      record = change(record, at);
+      expect(lostUntil(record, id(1))).toEqual(id(at - 255));
+      expect(record).toMatchObject({ cursor: id(1) });
+      expect(record.subscriptions).toHaveLength(257);
     }
-    expect(record).toMatchObject({ gap: false, lost: [] });
-    expect(record.subscriptions).toHaveLength(64);
-    record = withTopics(record, { leave: "room" }, id(65));
-    expect(record).toMatchObject({ gap: true, cursor: id(2), lost: [{ after: id(1), through: id(2) }] });
-    expect(record.subscriptions).toHaveLength(64);
+    expect([10, 11].map((ms) => isOwed(record, { topic: "a", id: { ms, seq: 1 } }))).toEqual([false, true]);
+    expect(lostUntil(withCursor(record, id(11)), id(11))).toBeUndefined();
   });
 
   test("is told of a gap when its changes take more than 1 MiB, and has lost only the oldest", () => {
@@ -88,55 +99,56 @@ describe("a client that is behind", () => {
     const record = changedWith(clientWith(lists[0] as string[]), lists.slice(1));
     expect(record.subscriptions.map(({ from }) => from)).toEqual([1, 2, 3, 4, 5].map(id));
     const one = withTopics(record, { set: longTopics(900, "more") }, id(6));
-    expect(one.subscriptions.map(({ from }) => from)).toEqual([2, 3, 4, 5, 6].map(id));
-    expect(one).toMatchObject({ gap: true, cursor: id(2), lost: [{ after: id(1), through: id(2) }] });
+    expect(one.subscriptions.map(({ from }) => from)).toEqual([1, 2, 3, 4, 5, 6].map(id));
+    expect(one.subscriptions[0]).toEqual({ from: id(1), topics: [], isLost: true });
+    expect(lostUntil(one, id(1))).toEqual(id(2));
   });
 });
 
 describe("a client that goes back", () => {
   test("again and again keeps as many lists as after the first time", () => {
     let record = changedWith(clientWith(["a"]), [["a", "b"], ["c"]]);
-    record = withPosition({ ...record, cursor: id(1) }, { ms: 0, seq: 90 }, undefined);
+    record = withPosition({ ...record, cursor: id(1) }, { ms: 0, seq: 90 });
     const { subscriptions } = record;
-    for (let seq = 89; seq > 0; seq--) record = withPosition(record, { ms: 0, seq }, undefined);
+    for (let seq = 89; seq > 0; seq--) record = withPosition(record, { ms: 0, seq });
     expect(record.subscriptions.map(({ topics }) => topics)).toEqual(subscriptions.map(({ topics }) => topics));
     expect(record.subscriptions.map(({ from }) => from.ms)).toEqual([0, 1, 2, 3]);
-    expect(record.gap).toBe(false);
+    expect(record.subscriptions[0]?.since).toEqual(id(3));
   });
 
-  test("loses what it is owed on other topics, and is told so, when both together are too much", () => {
+  test("stays where it is when both together are too much: it loses nothing that it is owed", () => {
     const lists = [0, 1, 2, 3, 4].map((index) => longTopics(900, `list.${index}`));
     const record = changedWith(clientWith(lists[0] as string[]), lists.slice(1));
-    const back = withPosition(record, { ms: 0, seq: 5 }, undefined);
-    expect(back.gap).toBe(true);
-    expect(back.subscriptions).toEqual([{ from: ZERO, topics: lists[4] }]);
-    expect(isLost(back, { id: id(3), topic: lists[1]?.[0] as string })).toBe(true);
-    expect(isLost(back, { id: id(3), topic: lists[4]?.[0] as string })).toBe(false);
-    expect(isLost(back, { id: id(6), topic: "a" })).toBe(false);
+    expect(withPosition(record, { ms: 0, seq: 5 })).toBe(record);
   });
 });
 
-describe("exceptions of what passed a client by", () => {
-  const lossAt = (ms: number, except: readonly string[]) => ({ after: id(ms), through: id(ms + 1), except });
+describe("what is taken from a client with a permission", () => {
+  const taken = (record: ClientRecord, ms: number, topic: string): EventId | undefined =>
+    takenAt(record.narrowed, { id: { ms, seq: 1 }, topic });
 
-  test("take 256 KiB at most; without them everything of the stretch counts as lost, for good", () => {
-    let record = clientWith(["a"]);
-    for (let ms = 10; ms < 26; ms++) record = withLoss(record, lossAt(ms, longTopics(500, `kept.${ms}`)));
-    expect(weightOf(record)).toBeLessThan(300 * 1024);
-    const topic = (ms: number): string => longTopics(1, `kept.${ms}`)[0] as string;
-    expect(isLost(record, { id: id(26), topic: topic(25) })).toBe(false);
-    expect(isLost(record, { id: id(25), topic: topic(24) })).toBe(false);
-    expect(isLost(record, { id: id(24), topic: topic(23) })).toBe(true);
-    const back = withPosition({ ...record, cursor: id(30) }, id(5), undefined);
-    expect(isLost(back, { id: id(24), topic: topic(23) })).toBe(true);
+  test("is what the subscriptions of then had matched and what is left of them does not", () => {
+    const before = withTopics(clientWith(["a", "*.c"]), { set: ["b", "*.c"] }, id(5));
+    const covers = (name: string): boolean => name === "a" || name === "a.c";
+    const record = withAllow(before, {}, covers, id(9));
+    expect([taken(record, 3, "a"), taken(record, 3, "a.c"), taken(record, 7, "b")]).toEqual([undefined, id(9), id(9)]);
+    expect(taken(record, 9, "b")).toBeUndefined();
+    const less = withAllow(record, {}, () => false, id(12));
+    expect([taken(less, 3, "a"), taken(less, 3, "a.c")]).toEqual([id(12), id(9)]);
   });
 
-  test("are dropped where stretches are put together", () => {
-    let record = clientWith(["a"]);
-    for (let ms = 10; ms < 27; ms++) record = withLoss(record, lossAt(ms, ["kept"]));
-    expect(record.lost).toHaveLength(16);
-    expect(record.lost[0]).toEqual({ after: id(10), through: id(12), except: [] });
-    expect(isLost(record, { id: id(12), topic: "kept" })).toBe(true);
+  test("takes 256 KiB at most; before what is forgotten of it, only what still matches is owed", () => {
+    const lists = Array.from({ length: 8 }, (_, index) => ["x", ...longTopics(200, `kept.${index}`)]);
+    const received = [{ after: id(1), through: id(30), earliest: id(25), latest: id(25) }];
+    let record: ClientRecord = { ...changedWith(clientWith(["x", "y"]), lists), received };
+    for (const at of [20, 21]) record = withAllow(record, {}, (name) => name !== "xy"[at - 20], id(at));
+    expect(record.narrowed.map(({ after }) => after.ms)).toEqual([5, 6, 7, 8, 9, 1]);
+    expect(record.received).toEqual([
+      { after: id(1), through: id(20), earliest: ZERO, latest: NEVER },
+      { after: id(20), through: id(30), earliest: id(25), latest: id(25) },
+    ]);
+    const owed = (ms: number, topic: string): boolean => isOwed(record, { id: { ms, seq: 1 }, topic });
+    expect([owed(3, "x"), owed(3, lists[1]?.[9] as string)]).toEqual([false, true]);
   });
 });
 
@@ -146,7 +158,7 @@ test("lists that a change leaves as they are stay the same lists", () => {
   const record = withTopics(first, { add: ["b.2"] }, id(2));
   expect(record.rooms).toBe(first.rooms);
   const covers = (name: string): boolean => name !== "b.2";
-  const narrowed = withAllow(record, { subscribe: [] }, covers, id(3), id(3));
+  const narrowed = withAllow(record, { subscribe: [] }, covers, id(3));
   expect(narrowed.subscriptions[0]?.topics).toBe(topics);
   expect(narrowed.subscriptions[1]?.topics).toEqual(topics);
   expect(narrowed.rooms).toBe(first.rooms);

@@ -1,7 +1,7 @@
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { ClientRecord } from "../../src/core/client.js";
 import type { Engine, Entry, Follower } from "../../src/core/engine.js";
-import { compareIds, type EventId, formatId } from "../../src/core/id.js";
+import { compareIds, type EventId, formatId, ZERO } from "../../src/core/id.js";
 import { Log } from "../../src/core/log.js";
 import { Relay } from "../../src/core/relay.js";
 import { open, turns } from "../support/sink.js";
@@ -156,19 +156,22 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         expect((await engine.clients.get(C1))?.rooms).toHaveLength(50);
       });
 
-      test("cursors move without an entry", async () => {
+      test("clients move on without an entry", async () => {
         const { engine } = await setUp();
         const { follower, entries } = listener("here");
         await engine.join(follower);
         await engine.clients.update(C1, (_, at) => record(C1, at));
         const { ids } = await engine.append([draft("a")]);
-        await engine.clients.moveCursors(
+        const [id] = ids as [EventId];
+        const received = [{ after: ZERO, through: id, earliest: ZERO, latest: id }];
+        const progress = { cursor: id, confirmed: id, received };
+        await engine.clients.move(
           new Map([
-            [C1, ids[0] as EventId],
-            [C2, ids[0] as EventId],
+            [C1, progress],
+            [C2, progress],
           ]),
         );
-        expect((await engine.clients.get(C1))?.cursor).toEqual(ids[0]);
+        expect(await engine.clients.get(C1)).toMatchObject(progress);
         expect(entries).toHaveLength(2);
       });
     });
@@ -307,7 +310,7 @@ function draft(topic: string, message = '"m"'): { topic: string; message: string
 
 function record(id: string, at: EventId): ClientRecord {
   const subscriptions = [{ from: at, topics: ["a"] }];
-  const place = { cursor: at, confirmed: at, lost: [], gap: false };
+  const place = { cursor: at, confirmed: at, received: [], narrowed: [] };
   return { id, userId: 1, subscriptions, rooms: [], ttl: 300, node: "here", ...place };
 }
 

@@ -2,7 +2,7 @@ import { cpSync, rmSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Relay } from "../../src/core/relay.js";
-import type { Engine, StoreReading } from "../../src/core/engine.js";
+import type { Engine, EngineReading } from "../../src/core/engine.js";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
 import type { Query } from "../../src/core/window.js";
@@ -49,7 +49,7 @@ async function reopening(
 async function readAll(engine: Engine, query: Query): Promise<Event[]> {
   const read: Event[] = [];
   for (let after: EventId | undefined = query.after; after;) {
-    const reading: StoreReading | undefined = await engine.read?.({ ...query, after });
+    const reading: EngineReading | undefined = await engine.read?.({ ...query, after });
     read.push(...(reading?.events ?? []));
     after = reading?.through;
   }
@@ -204,9 +204,7 @@ test("a long request with an idempotency key is on disk whole when it is answere
   onTestFinished(() => left.close());
   const found: string[] = [];
   for (let after: EventId | undefined = left.origin; after;) {
-    const reading: StoreReading = (await left.read?.({ after, topics: ["long"], user: "1", limit: 1000 })) ?? {
-      events: [],
-    };
+    const reading = (await left.read?.({ after, topics: ["long"], user: "1", limit: 1000 })) as EngineReading;
     found.push(...reading.events.map(({ message }) => message));
     after = reading.through;
   }

@@ -70,10 +70,10 @@ test("progress that came while a commit failed is not written over with what was
   const root = await openDirectory(temporaryDirectory(), UNOBSERVED);
   onTestFinished(() => root.close());
   const tables = openTables(root);
-  const { lists } = await restoreClients(root, tables, UNOBSERVED);
+  const { lists } = await restoreClients(root, tables, ZERO, UNOBSERVED);
   const writer = new Writer(tables, new LogReader(tables, () => ZERO, ZERO), new Audiences(tables.audiences), lists);
   const id = "1".padStart(32, "0");
-  const places = { cursor: at(10), confirmed: at(10), lost: [], gap: false, node: "this one" };
+  const places = { cursor: at(10), confirmed: at(10), received: [], narrowed: [], node: "this one" };
   const subscriptions = [{ from: at(10), topics: ["a"] }];
   const record: ClientRecord = { id, userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
   const [failed, later, all] = [new Group(), new Group(), new Group()];
@@ -84,7 +84,7 @@ test("progress that came while a commit failed is not written over with what was
   const changes = new Changes();
   await takeTurns(writer.write(changes, all));
   await changes.commit(root);
-  const { clients } = await restoreClients(root, tables, UNOBSERVED);
+  const { clients } = await restoreClients(root, tables, ZERO, UNOBSERVED);
   expect(clients.get(id)?.cursor).toEqual(at(20));
 });
 

@@ -16,13 +16,15 @@ function read(table: Table): { readonly key: Buffer; readonly value: unknown }[]
 /** Numbers that a client's row has in the places of lists: those of topics are the only numbers there. */
 function numbersIn(row: unknown): number[] {
   const [, , , subscriptions, more] = row as [0, 0, 0, [0, 0, unknown][], Record<string, unknown> | undefined];
-  const { rooms, lost, allow } = (more ?? {}) as {
+  const { rooms, narrowed, allow } = (more ?? {}) as {
     rooms?: unknown;
-    lost?: { except?: unknown }[];
+    narrowed?: { topics?: unknown }[];
     allow?: { subscribe?: unknown; publish?: unknown };
   };
-  const places = [...subscriptions.map(([, , topics]) => topics), rooms, ...(lost ?? []).map(({ except }) => except)];
-  return [...places, allow?.subscribe, allow?.publish].filter((place) => typeof place === "number");
+  const lists = [...subscriptions, ...(narrowed ?? []).map(({ topics }) => [0, 0, topics])].map(
+    ([, , topics]) => topics,
+  );
+  return [...lists, rooms, allow?.subscribe, allow?.publish].filter((place) => typeof place === "number");
 }
 
 /**

@@ -33,13 +33,6 @@ export function idKey(id: EventId): Buffer {
   return key;
 }
 
-/** Two ids, one after the other. */
-export function idPair(first: EventId, second: EventId): Buffer {
-  const pair = Buffer.allocUnsafe(2 * ID_BYTES);
-  writeId(pair, second, writeId(pair, first, 0));
-  return pair;
-}
-
 export function clientKey(id: ClientId): Buffer {
   return Buffer.from(id, "hex");
 }

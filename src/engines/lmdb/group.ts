@@ -24,8 +24,8 @@ const USER_SIZE = 128;
 /** What one commit makes safe: everything that came while the one before was under way. */
 export class Group {
   readonly events: NewEvent[] = [];
-  /** Events that later ones replaced. */
-  readonly replaced = new Set<Event>();
+  /** Events that were replaced, and the ids of those that took their places. */
+  readonly replaced = new Map<Event, EventId>();
   /** Clients as they are now. */
   readonly clients = new Map<ClientId, ClientRecord>();
   readonly gone = new Map<ClientId, Tombstone>();
@@ -35,8 +35,6 @@ export class Group {
   readonly keys = new Map<string, NewKey>();
   /** Bytes that they add to what each owner's keys count with. */
   readonly keyBytes = new Map<string, number>();
-  /** Without a client: those whom the event passed by are too many to be noted. */
-  readonly missed: { readonly event: EventId; readonly client: ClientId | undefined }[] = [];
   /** Commit this group even if it is empty: a readiness check waits for it. */
   isProbe = false;
   /** Characters of messages, and what stands for users. */
@@ -57,22 +55,21 @@ export class Group {
   }
 
   get isEmpty(): boolean {
-    const { events, missed, replaced, clients, gone, moved, keys } = this;
+    const { events, replaced, clients, gone, moved, keys } = this;
     const sets = [replaced, clients, gone, moved, keys];
-    return !this.isProbe && events.length === 0 && missed.length === 0 && sets.every(({ size }) => size === 0);
+    return !this.isProbe && events.length === 0 && sets.every(({ size }) => size === 0);
   }
 
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
     this.events.push({ event, matched });
     this.size += event.message.length + (event.users?.length ?? 0) * USER_SIZE;
-    if (replaces) this.replaced.add(replaces);
+    if (replaces) this.replaced.set(replaces, event.id);
   }
 
   /** Takes over all that a later group has. */
   add(later: Group): void {
     for (const event of later.events) this.events.push(event);
-    for (const miss of later.missed) this.missed.push(miss);
-    for (const event of later.replaced) this.replaced.add(event);
+    for (const [event, by] of later.replaced) this.replaced.set(event, by);
     for (const record of later.clients.values()) this.putClient(record);
     for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
     for (const record of later.moved.values()) this.moveClient(record);

@@ -1,6 +1,6 @@
 import type { RootDatabase } from "lmdb";
 import { RelayError } from "../../core/errors.js";
-import { type EventId, laterOf } from "../../core/id.js";
+import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import { type Loading, UNOBSERVED } from "../../core/loading.js";
 import { type Retention, Window } from "../../core/window.js";
 import { LocalEngine } from "../local.js";
@@ -57,12 +57,17 @@ async function load(
   { directory, retention, report = () => undefined, window: limits = WINDOW, keyRoom }: LmdbOptions,
   loading: Loading,
 ): Promise<LocalEngine> {
-  const { clients, lists, newest } = await restoreClients(root, tables, loading);
+  const bytes = tables.meta.get(META);
+  const kept = bytes && (decode(bytes) as LogState);
+  const { clients, lists, newest } = await restoreClients(root, tables, kept?.head ?? ZERO, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
-  const state = await begin(root, tables, directory, newest);
+  const state = await begin(root, tables, directory, kept, newest);
   finishDirectory(directory);
-  const { age, count, bytes } = retention;
-  const share = { age, count: Math.min(count, limits.count), bytes: Math.min(bytes, limits.bytes) };
+  const share = {
+    age: retention.age,
+    count: Math.min(retention.count, limits.count),
+    bytes: Math.min(retention.bytes, limits.bytes),
+  };
   const window = new Window(share, state.head);
   const tell: Report = (level, message, error) => {
     report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
@@ -86,11 +91,10 @@ async function begin(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
   directory: string,
+  kept: LogState | undefined,
   newest: EventId,
 ): Promise<LogState> {
   const now = { ms: Date.now(), seq: 0 };
-  const bytes = tables.meta.get(META);
-  const kept = bytes && (decode(bytes) as LogState);
   const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
   const state = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
   const changes = new Changes();

@@ -1,13 +1,12 @@
 import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { KeptClient, Matched, StoreReading } from "../../core/engine.js";
+import type { EngineReading, KeptClient, Matched } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
-import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
+import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import { type Pieces, takeTurns } from "../../core/turns.js";
 import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt } from "../journal.js";
 import { Audiences } from "./audiences.js";
-import { clientOf, endOf, ID_BYTES, idKey } from "./bytes.js";
 import { Commits, type Report, unavailable } from "./commits.js";
 import type { Group } from "./group.js";
 import { LmdbKeys } from "./keys.js";
@@ -25,10 +24,6 @@ const TRIM_PART = 1 / 64;
 
 /** Rows that are dropped with one commit besides as many as it brings: a few milliseconds. */
 const TRIM_BUDGET = 1000;
-
-/** How many clients that an event passed by are noted for it, and for how many events that is counted. */
-const MAX_MISSED = 1000;
-const MAX_EVENTS_MISSED = 10_000;
 
 /** Milliseconds of ids for events that are not kept, after which the last one is written all the same. */
 const ID_LAG = 500;
@@ -51,8 +46,6 @@ export class LmdbJournal implements Journal {
   /** Bytes since then. */
   private written = 0;
   private trimDue = false;
-  /** How many clients an event passed by. */
-  private misses = new Map<string, number>();
 
   constructor(
     private readonly root: RootDatabase<Buffer, Buffer>,
@@ -113,9 +106,13 @@ export class LmdbJournal implements Journal {
   replacedBy(draft: EventDraft): Event | undefined {
     const replacement = replacementKey(draft);
     const id = replacement === undefined ? undefined : this.reader.newest(replacement);
-    if (!id || compareIds(id, this.floor) <= 0) return undefined;
+    if (!id || compareIds(id, this.floor) <= 0 || this.commits.isReplaced(id)) return undefined;
     const found = this.reader.find(id);
     return found?.block.eventAt(found.index);
+  }
+
+  replace(event: Event, by: EventId): void {
+    this.pending.replaced.set(event, by);
   }
 
   putClient(record: ClientRecord, at: EventId): void {
@@ -128,20 +125,10 @@ export class LmdbJournal implements Journal {
     this.commits.wake();
   }
 
-  removeClient({ id, userId, confirmed, lost }: ClientRecord, at: EventId): void {
-    this.pending.removeClient(id, { userId, confirmed, lost, at });
+  removeClient({ id, userId, received, narrowed }: ClientRecord, at: EventId): void {
+    this.pending.removeClient(id, { userId, received, narrowed, at });
     this.tombstones.note(id, at);
     this.note(at);
-  }
-
-  miss(event: EventId, client: ClientId): void {
-    if (this.misses.size > MAX_EVENTS_MISSED) this.misses = new Map();
-    const name = formatId(event);
-    const misses = (this.misses.get(name) ?? 0) + 1;
-    this.misses.set(name, misses);
-    if (misses > MAX_MISSED + 1) return;
-    this.pending.missed.push({ event, client: misses > MAX_MISSED ? undefined : client });
-    this.commits.wake();
   }
 
   savedClient(id: ClientId): Promise<void> {
@@ -159,9 +146,11 @@ export class LmdbJournal implements Journal {
     await this.saved();
   }
 
-  async read(query: Query): Promise<StoreReading> {
+  async read(query: Query): Promise<EngineReading> {
+    // What is not on disk yet, a read from there does not know.
+    const { pinned: asOf = this.floor } = this.window;
     try {
-      return await this.reader.read(query);
+      return { ...(await this.reader.read(query)), asOf };
     } catch (error) {
       const now = Date.now();
       if (now - this.complainedAt > COMPLAIN_EVERY) {
@@ -177,12 +166,12 @@ export class LmdbJournal implements Journal {
     if (!found) return undefined;
     const { audience, ...head } = found.block.headAt(found.index);
     const matched = this.audiences.clients(audience);
-    return { head, matched, missed: this.missed(event), replaced: this.reader.isReplaced(head) };
+    return { head, matched, replacedBy: this.reader.replacedBy(head) };
   }
 
   gone(id: ClientId): KeptClient | undefined {
     const tombstone = this.tombstones.get(id);
-    return tombstone && { ...tombstone, id, gone: true };
+    return tombstone && { ...tombstone, id, place: undefined };
   }
 
   trim(now: number): void {
@@ -248,11 +237,5 @@ export class LmdbJournal implements Journal {
     this.window.dropThrough(this.floor);
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);
-  }
-
-  private missed(event: EventId): ReadonlySet<ClientId> | undefined {
-    const start = idKey(event);
-    const clients = [...this.tables.missed.getKeys({ start, end: endOf(start) })].map((key) => key.subarray(ID_BYTES));
-    return clients.some((client) => client.length === 1) ? undefined : new Set(clients.map(clientOf));
   }
 }

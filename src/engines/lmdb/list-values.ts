@@ -11,14 +11,14 @@ type FromBase = readonly [base: number, removed: readonly number[], added: reado
 type Value = readonly string[] | FromBase;
 
 /** All lists of a client that have rows of their own. */
-export function longListsOf({ subscriptions, rooms, lost, allow }: ClientRecord): (readonly string[])[] {
+export function longListsOf({ subscriptions, rooms, narrowed, allow }: ClientRecord): (readonly string[])[] {
   const long: (readonly string[])[] = [];
   const look = (names: readonly string[] | undefined): void => {
     if (names && isLong(names)) long.push(names);
   };
   for (const { topics } of subscriptions) look(topics);
   look(rooms);
-  for (const { except } of lost) look(except);
+  for (const { topics } of narrowed) look(topics);
   look(allow?.subscribe);
   look(allow?.publish);
   return long;

@@ -55,7 +55,7 @@ class References {
 }
 
 /**
- * The long lists of clients: topics, rooms, exceptions of what was lost, permissions. Each is written once, in full or as
+ * The long lists of clients: topics of now and before, rooms, permissions. Each is written once, in full or as
  * its difference from one that is, and removed when nobody refers to it any more. So a change of one of a thousand topics
  * writes that topic, and not all of them, as often as they are in the client's history.
  */

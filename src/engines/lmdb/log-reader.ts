@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
-import type { StoreReading } from "../../core/engine.js";
 import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import { matcherOf } from "../../core/matcher.js";
-import type { Query } from "../../core/window.js";
+import type { Query, StoreReading } from "../../core/window.js";
 import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
 import { firstPlaces, type Place, prefixesFor } from "./postings.js";
@@ -152,7 +151,7 @@ export class LogReader {
         if (compareIds(id, until) > 0) return { events };
         const head = block.headAt(index);
         turns.left -= EVENT_WORK + block.headSizeAt(index);
-        if (matcher.matches(head.topic, turns) && isFor(head, user) && !this.isReplaced(head)) {
+        if (matcher.matches(head.topic, turns) && isFor(head, user) && !this.replacedBy(head)) {
           const event = block.eventAt(index);
           events.push(event);
           turns.left -= EVENT_WORK + block.headSizeAt(index);
@@ -164,12 +163,15 @@ export class LogReader {
     return { events };
   }
 
-  /** Whether a later event has taken its place. */
-  isReplaced(head: EventHead): boolean {
+  /** The event that has taken its place. */
+  replacedBy(head: EventHead): EventId | undefined {
     const replacement = replacementKey(head);
-    if (replacement === undefined) return false;
+    if (replacement === undefined) return undefined;
+    const by = this.tables.replaced.get(idKey(head.id));
+    if (by) return readId(by);
     const newest = this.newest(replacement);
-    return newest !== undefined && compareIds(newest, head.id) !== 0;
+    // Replaced by a relay of an earlier version, which did not write down by which: as early as can be.
+    return newest && compareIds(newest, head.id) !== 0 ? head.id : undefined;
   }
 }
 

@@ -1,13 +1,16 @@
-import { type ClientId, type ClientRecord, NOBODY, type Progress, type Stretch } from "../../core/client.js";
+import { type ClientId, type ClientRecord, type Narrowing, NOBODY, type Progress } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
-import { idPair } from "./bytes.js";
+import type { Subscriptions } from "../../core/history.js";
+import { LIVE } from "../../core/sent.js";
+import { ID_BYTES, readId, writeId } from "./bytes.js";
+import { type EarlierMore, type KeptProgress, narrowedBefore, withEarlier } from "./earlier-rows.js";
 import type { Ref } from "./lists.js";
 
 // Values in JSON, as what they hold may grow with versions. An id is `{"ms", "seq"}`.
 
 /** What is known of a client when it is gone. */
-export interface Tombstone extends Pick<ClientRecord, "userId" | "confirmed" | "lost"> {
+export interface Tombstone extends Pick<ClientRecord, "userId" | "received" | "narrowed"> {
   /** When it went. */
   readonly at: EventId;
 }
@@ -32,9 +35,9 @@ export function decode(bytes: Buffer): unknown {
 }
 
 /** The fields that most clients do not have. */
-interface More extends Partial<Pick<ClientRecord, "gap" | "key" | "until">> {
+interface More extends EarlierMore, Partial<Pick<ClientRecord, "key" | "until">> {
   readonly rooms?: Ref;
-  readonly lost?: readonly (Stretch & { readonly except?: Ref | undefined })[];
+  readonly narrowed?: readonly (Omit<Narrowing, "topics"> & { readonly topics: Ref })[];
   readonly allow?: Lists<Ref> | undefined;
 }
 
@@ -48,7 +51,7 @@ type Row = [
   userId: UserId,
   ttl: number,
   expiresAt: number | null,
-  subscriptions: [ms: number, seq: number, topics: Ref][],
+  subscriptions: [ms: number, seq: number, topics: Ref, more?: Pick<Subscriptions, "since" | "isLost">][],
   more?: More,
 ];
 
@@ -58,17 +61,20 @@ type Row = [
  * @param ref how the row refers to a list
  */
 export function encodeClient(record: ClientRecord, ref: (names: readonly string[]) => Ref): Buffer {
-  const { userId, ttl, expiresAt, subscriptions, rooms, lost, gap, allow, key, until } = record;
+  const { userId, ttl, expiresAt, subscriptions, rooms, narrowed, allow, key, until } = record;
   const row: Row = [
     userId,
     ttl,
     expiresAt ?? null,
-    subscriptions.map(({ from, topics }) => [from.ms, from.seq, ref(topics)]),
+    subscriptions.map(({ from, topics, ...more }) => {
+      const { ms, seq } = from;
+      return more.since || more.isLost ? [ms, seq, ref(topics), more] : [ms, seq, ref(topics)];
+    }),
   ];
-  const isPlain = rooms.length === 0 && lost.length === 0 && !gap && !allow && key === undefined && until === undefined;
+  const isPlain = rooms.length === 0 && narrowed.length === 0 && !allow && key === undefined && until === undefined;
   if (!isPlain) {
-    const losses = lost.map((loss) => ({ ...loss, except: loss.except && ref(loss.except) }));
-    row.push({ rooms: ref(rooms), lost: losses, gap, allow: allow && withLists(allow, ref), key, until });
+    const narrowings = narrowed.map((narrowing) => ({ ...narrowing, topics: ref(narrowing.topics) }));
+    row.push({ rooms: ref(rooms), narrowed: narrowings, allow: allow && withLists(allow, ref), key, until });
   }
   return Buffer.from(JSON.stringify(row));
 }
@@ -80,29 +86,59 @@ function withLists<A, B>({ subscribe, publish }: Lists<A>, change: (list: A) => 
   };
 }
 
-export function encodeProgress({ cursor, confirmed }: ClientRecord): Buffer {
-  return idPair(cursor, confirmed);
+/** Cursor and highest confirmed id; how many stretches it has received; and their ids, four of each. */
+export function encodeProgress({ cursor, confirmed, received }: Progress): Buffer {
+  const bytes = Buffer.allocUnsafe(PROGRESS_HEAD + received.length * STRETCH_BYTES);
+  let at = writeId(bytes, confirmed, writeId(bytes, cursor, 0));
+  at = bytes.writeUInt8(received.length, at);
+  for (const { after, through, earliest, latest } of received) {
+    for (const id of [after, through, earliest, latest]) at = writeId(bytes, id, at);
+  }
+  return bytes;
+}
+
+const PROGRESS_HEAD = 2 * ID_BYTES + 1;
+const STRETCH_BYTES = 4 * ID_BYTES;
+
+export function decodeProgress(bytes: Buffer): KeptProgress {
+  const cursor = readId(bytes);
+  // Most ids are equal to one before. One object for all of these saves memory: there may be a million clients.
+  const confirmed = sharedId(readId(bytes, ID_BYTES), cursor);
+  if (bytes.length < PROGRESS_HEAD) return { cursor, confirmed };
+  let last = confirmed;
+  const received = Array.from({ length: bytes.readUInt8(2 * ID_BYTES) }, (_, index) => {
+    const at = PROGRESS_HEAD + index * STRETCH_BYTES;
+    const [after, through] = [sharedId(readId(bytes, at), last), sharedId(readId(bytes, at + ID_BYTES), cursor)];
+    const earliest = sharedId(readId(bytes, at + 2 * ID_BYTES), LIVE);
+    last = through;
+    return { after, through, earliest, latest: sharedId(readId(bytes, at + 3 * ID_BYTES), earliest) };
+  });
+  return { cursor, confirmed, received };
 }
 
 /**
+ * @param head the last id of the relay that wrote the row
  * @param listOf the list that is referred to
  * @throws {SyntaxError | TypeError} not what `encodeClient` made; and as `listOf`
  */
 export function decodeClient(
   id: ClientId,
   client: string,
-  { cursor, confirmed }: Progress,
+  progress: KeptProgress,
+  head: EventId,
   listOf: (ref: Ref) => readonly string[],
 ): ClientRecord {
   const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
+  const { cursor, confirmed, received = NONE } = progress;
   // All records have their fields in this order, and equal ids are one object: there may be a million clients.
-  return {
+  const record: ClientRecord = {
     id,
     userId,
-    subscriptions: subscriptions.map(([ms, seq, topics]) => ({
+    subscriptions: subscriptions.map(([ms, seq, topics, also]) => ({
       from: sharedId({ ms, seq }, cursor),
       topics: listOf(topics),
+      ...also,
     })),
     rooms: more.rooms ? listOf(more.rooms) : NONE,
     allow: more.allow && withLists(more.allow, listOf),
@@ -112,11 +148,13 @@ export function decodeClient(
     expiresAt: expiresAt ?? undefined,
     cursor,
     confirmed,
-    lost:
-      more.lost?.map(({ except, ...stretch }) => (except ? { ...stretch, except: listOf(except) } : stretch)) ?? NONE,
-    gap: more.gap ?? false,
+    received,
+    narrowed:
+      more.narrowed?.map((narrowing) => ({ ...narrowing, topics: listOf(narrowing.topics) })) ??
+      narrowedBefore(more, listOf),
     node: NOBODY,
   };
+  return progress.received ? record : withEarlier(record, more, head);
 }
 
 const NOTHING: More = {};

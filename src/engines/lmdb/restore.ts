@@ -1,12 +1,13 @@
 import type { RootDatabase } from "lmdb";
-import type { Progress } from "../../core/client.js";
 import { type EventId, laterOf, ZERO } from "../../core/id.js";
+import type { ClientId } from "../../core/client.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
 import { ClientTable } from "../client-table.js";
-import { ID_BYTES, readId } from "./bytes.js";
+import { clientOf, ID_BYTES, readId } from "./bytes.js";
+import { withoutEvent } from "./earlier-rows.js";
 import { Lists } from "./lists.js";
-import { decodeClient } from "./records.js";
+import { decodeClient, decodeProgress } from "./records.js";
 import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
 
 export interface RestoredClients {
@@ -16,23 +17,20 @@ export interface RestoredClients {
   readonly newest: EventId;
 }
 
-/** Reads all clients into memory. */
+/** Reads all clients into memory. @param head the last id of the relay that wrote them */
 export async function restoreClients(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
+  head: EventId,
   loading: Loading,
 ): Promise<RestoredClients> {
   const lists = new Lists(tables.lists);
   const restoring = await lists.restore(loading);
-  const rows = openClients(root, "clients", (bytes, length) => bytes.toString("utf8", 0, length));
-  const cursors = openClients(root, "cursors", (bytes): Progress => {
-    const cursor = readId(bytes);
-    // The two ids are mostly equal. One object for both saves memory: there may be a million clients.
-    const isSame = bytes.compare(bytes, ID_BYTES, 2 * ID_BYTES, 0, ID_BYTES) === 0;
-    return { cursor, confirmed: isSame ? cursor : readId(bytes, ID_BYTES) };
-  });
+  const rows = openClients(root, "clients", (bytes) => bytes.toString("utf8", 0, bytes.length));
+  const cursors = openClients(root, "cursors", decodeProgress);
   const clients = new ClientTable();
   const turns = new Turns(loading.signal);
+  const old = new Set<ClientId>();
   let newest = ZERO;
   const of = countOf(rows);
   for (const piece of piecesOf(rows)) {
@@ -44,7 +42,9 @@ export async function restoreClients(
     for (const { key, value } of piece) {
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
-      const record = decodeClient(key, value, next.value.value, restoring.listOf);
+      const earlier = next.value.value.received ? undefined : key;
+      const record = decodeClient(key, value, next.value.value, head, restoring.listOf);
+      if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
       clients.add(record);
@@ -53,5 +53,24 @@ export async function restoreClients(
     if (turns.over) await turns.rest();
   }
   restoring.end();
+  await restoreMissed(tables, clients, old, turns);
   return { clients, lists, newest };
+}
+
+/** Up to version 3 of the directory, it was written down which events passed a client by. */
+async function restoreMissed(
+  { missed }: Tables,
+  clients: ClientTable,
+  old: ReadonlySet<ClientId>,
+  turns: Turns,
+): Promise<void> {
+  if (old.size === 0) return;
+  for (const piece of piecesOf(missed)) {
+    for (const { key } of piece) {
+      const record = clients.get(clientOf(key.subarray(ID_BYTES)));
+      if (record && old.has(record.id))
+        clients.replace({ ...record, received: withoutEvent(record.received, readId(key)) });
+    }
+    if (turns.over) await turns.rest();
+  }
 }

@@ -9,6 +9,7 @@ const NAMES = [
   "log",
   "postings",
   "replaceable",
+  "replaced",
   "audiences",
   "missed",
   "clients",
@@ -30,7 +31,7 @@ export const META = Buffer.from("log");
 export const MAX_TABLES = 32;
 
 /** Tables that grow with the log, and shrink with it. */
-export const LOG_TABLES = ["log", "postings", "replaceable"] as const;
+export const LOG_TABLES = ["log", "postings", "replaceable", "replaced"] as const;
 
 /** Tables that only receipts need. */
 export const RECEIPT_TABLES = ["audiences", "missed"] as const;
@@ -53,9 +54,8 @@ const clientIds = {
 export function openClients<V>(
   root: RootDatabase<Buffer, Buffer>,
   name: "clients" | "cursors",
-  read: (bytes: Buffer, length: number) => V,
+  decode: (bytes: Buffer) => V,
 ): Database<V, ClientId> {
-  const decode = (bytes: Buffer, { end }: { end: number }): V => read(bytes, end);
   return root.openDB<V, ClientId>(name, { encoder: { decode }, keyEncoder: clientIds } as DatabaseOptions);
 }
 

@@ -4,6 +4,7 @@ import { compareIds, type EventId } from "../../core/id.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
 import { clientKey, clientOf } from "./bytes.js";
+import { earlierTombstone } from "./earlier-rows.js";
 import { decode, type Tombstone } from "./records.js";
 import { type Changes, countOf, piecesOf, type Table } from "./tables.js";
 
@@ -42,7 +43,7 @@ export class Tombstones {
 
   get(id: ClientId): Tombstone | undefined {
     const bytes = this.table.get(clientKey(id));
-    return bytes && (decode(bytes) as Tombstone);
+    return bytes && earlierTombstone(decode(bytes) as Tombstone);
   }
 
   note(id: ClientId, at: EventId): void {

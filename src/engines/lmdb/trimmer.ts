@@ -145,7 +145,8 @@ export class Trimmer {
   /** What belongs to events that are gone. */
   private removeThroughFloor(changes: Changes, budget: number): void {
     const { ms, seq } = this.floor;
-    remove(changes, this.tables.missed, { end: endOf(idKey(this.floor)), limit: budget });
+    const end = endOf(idKey(this.floor));
+    for (const name of ["replaced", "missed"] as const) remove(changes, this.tables[name], { end, limit: budget });
     const unused = idKey({ ms: Math.max(0, ms - AUDIENCE_LIFE), seq });
     remove(changes, this.tables.audiences, { end: unused, limit: budget });
     if (bytesOf(this.tables, RECEIPT_TABLES) <= this.retention.bytes * RECEIPTS) return;

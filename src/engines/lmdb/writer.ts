@@ -24,10 +24,6 @@ export class Writer {
   *write(changes: Changes, group: Group): Pieces<Set<string>> {
     const renewed = yield* this.writeEvents(changes, group);
     yield* this.writeClients(changes, group);
-    for (const { event, client } of group.missed) {
-      changes.put(this.tables.missed, missKey(event, client), NOTHING);
-      yield;
-    }
     return renewed;
   }
 
@@ -63,18 +59,32 @@ export class Writer {
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
       block.add(event, record, !replaced.has(event));
       yield;
-      const replacement = replacementKey(event);
-      if (replacement === undefined) continue;
-      const digest = replaceableKey(replacement);
+      const digest = replaced.has(event) ? undefined : digestOf(event);
+      if (!digest) continue;
       changes.put(this.tables.replaceable, digest, idKey(event.id));
       renewed.add(digest.toString("latin1"));
     }
     this.finish(changes, block);
     if (replaced.size === 0) return renewed;
+    yield* this.writeReplaced(changes, replaced, renewed);
     const fresh = new Set(events.map(({ event }) => event));
-    const older = [...replaced].filter((event) => !fresh.has(event));
+    const older = [...replaced.keys()].filter((event) => !fresh.has(event));
     yield* this.unlist(changes, older);
     return renewed;
+  }
+
+  private *writeReplaced(
+    changes: Changes,
+    replaced: ReadonlyMap<Event, EventId>,
+    renewed: ReadonlySet<string>,
+  ): Pieces {
+    for (const [event, by] of replaced) {
+      changes.put(this.tables.replaced, idKey(event.id), idKey(by));
+      const digest = digestOf(event);
+      // What took its place is not kept itself.
+      if (digest && !renewed.has(digest.toString("latin1"))) changes.remove(this.tables.replaceable, digest);
+      yield;
+    }
   }
 
   private finish(changes: Changes, block: BlockBuilder): BlockBuilder {
@@ -108,9 +118,9 @@ export class Writer {
 
 const NOTHING = Buffer.alloc(0);
 
-/** Sorts by event. That they are too many comes last. */
-function missKey(event: EventId, client: string | undefined): Buffer {
-  return Buffer.concat([idKey(event), client === undefined ? Buffer.of(0xff) : clientKey(client)]);
+function digestOf(event: Event): Buffer | undefined {
+  const replacement = replacementKey(event);
+  return replacement === undefined ? undefined : replaceableKey(replacement);
 }
 
 /** A block in the making. */

@@ -1,0 +1,145 @@
+import { compareIds, type EventId, earlierOf, laterOf, NEVER, ZERO } from "./id.js";
+
+/** Of the log: what comes after `after`, up to and with `through`. */
+export interface Stretch {
+  readonly after: EventId;
+  readonly through: EventId;
+}
+
+/**
+ * A stretch of the log as a client was sent it: every event that matched the client, except those that had been dropped
+ * (replaced, past their `ttl`, taken away with a permission) when the relay read them. When each of them was read is known to lie
+ * between two moments: see `momentOf`.
+ */
+export interface Sent extends Stretch {
+  /** `LIVE`: each event was sent when it was published. */
+  readonly earliest: EventId;
+  /** `NEVER`: it is not known whether the client was sent any of it. */
+  readonly latest: EventId;
+}
+
+/** The moment of what was sent as it was published: before anything could drop it. */
+export const LIVE = ZERO;
+
+/** How many stretches are remembered for a client. Beyond, the oldest two become one, in which less is known. */
+const MAX_STRETCHES = 32;
+
+/**
+ * Whether a client was sent an event that matched it, as far as the stretches tell.
+ * @param dropped the moment from which on the event was not sent any more; undefined: there is none
+ * @returns undefined when it is not known
+ */
+export function isSent(stretches: readonly Sent[], id: EventId, dropped: EventId | undefined): boolean | undefined {
+  // The newest come last, and are asked for most.
+  for (let index = stretches.length - 1; index >= 0; index--) {
+    const { after, through, earliest, latest } = stretches[index] as Sent;
+    if (compareIds(id, through) > 0) return false;
+    if (compareIds(id, after) <= 0) continue;
+    const isKnown = compareIds(latest, NEVER) < 0;
+    if (isKnown && (!dropped || compareIds(dropped, latest) > 0)) return true;
+    return dropped && compareIds(dropped, earliest) <= 0 ? false : undefined;
+  }
+  return false;
+}
+
+/** The stretches with one more, in order and apart from each other. Where it overlaps others, either may have brought an event. */
+export function withSent(stretches: readonly Sent[], more: Sent): readonly Sent[] {
+  if (compareIds(more.after, more.through) >= 0) return stretches;
+  const last = stretches.at(-1);
+  // Mostly it continues the last one.
+  if (last && compareIds(more.after, last.after) >= 0 && isAlike(last, more)) {
+    if (compareIds(more.through, last.through) <= 0) return stretches;
+    if (compareIds(more.after, last.through) <= 0)
+      return [...stretches.slice(0, -1), { ...last, through: more.through }];
+  }
+  return bounded(joined(overlaid(stretches, more)));
+}
+
+/** The stretches with others. */
+export function withAllSent(stretches: readonly Sent[], more: readonly Sent[]): readonly Sent[] {
+  return more.reduce(withSent, stretches);
+}
+
+/** What of the stretches lies within another one. */
+export function sentWithin(stretches: readonly Sent[], { after, through }: Stretch): readonly Sent[] {
+  const within: Sent[] = [];
+  for (const stretch of stretches) {
+    const [from, to] = [laterOf(stretch.after, after), earlierOf(stretch.through, through)];
+    if (compareIds(from, to) < 0) within.push({ ...stretch, after: from, through: to });
+  }
+  return within;
+}
+
+/**
+ * A stretch that a client says to have, as far as it is known how it was sent.
+ * @param stretches what it was sent
+ * @param latest the moment of now: of the rest, the client may have what was dropped before, or not
+ */
+export function claimed(stretches: readonly Sent[], { after, through }: Stretch, latest: EventId): readonly Sent[] {
+  const rest = { after, through, earliest: LIVE, latest };
+  const known = sentWithin(stretches, rest);
+  const unknown: Sent[] = [];
+  let reached = after;
+  for (const stretch of known) {
+    unknown.push({ ...rest, after: reached, through: stretch.after });
+    reached = stretch.through;
+  }
+  return withAllSent(known, [...unknown, { ...rest, after: reached }]);
+}
+
+function isAlike(a: Sent, b: Sent): boolean {
+  return compareIds(a.earliest, b.earliest) === 0 && compareIds(a.latest, b.latest) === 0;
+}
+
+function overlaid(stretches: readonly Sent[], more: Sent): Sent[] {
+  const pieces: Sent[] = [];
+  let rest: Sent | undefined = more;
+  const add = (piece: Sent): void => void (compareIds(piece.after, piece.through) < 0 && pieces.push(piece));
+  for (const stretch of stretches) {
+    if (!rest || compareIds(rest.after, stretch.through) >= 0) {
+      add(stretch);
+      continue;
+    }
+    const start = laterOf(rest.after, stretch.after);
+    const end = earlierOf(rest.through, stretch.through);
+    if (compareIds(start, end) >= 0) {
+      add(rest);
+      add(stretch);
+      rest = undefined;
+      continue;
+    }
+    add({ ...rest, through: earlierOf(rest.through, stretch.after) });
+    add({ ...stretch, through: earlierOf(stretch.through, rest.after) });
+    const [earliest, latest] = [earlierOf(rest.earliest, stretch.earliest), earlierOf(rest.latest, stretch.latest)];
+    add({ after: start, through: end, earliest, latest });
+    add({ ...stretch, after: laterOf(stretch.after, end) });
+    rest = compareIds(rest.through, end) > 0 ? { ...rest, after: end } : undefined;
+  }
+  if (rest) add(rest);
+  return pieces;
+}
+
+/** As few as say the same. */
+function joined(stretches: readonly Sent[]): Sent[] {
+  const result: Sent[] = [];
+  for (const stretch of stretches) {
+    const last = result.at(-1);
+    const continues = last && compareIds(last.through, stretch.after) === 0 && isAlike(last, stretch);
+    if (continues) result[result.length - 1] = { ...last, through: stretch.through };
+    else result.push(stretch);
+  }
+  return result;
+}
+
+function bounded(stretches: Sent[]): Sent[] {
+  while (stretches.length > MAX_STRETCHES) {
+    const [first, second] = stretches as [Sent, Sent];
+    const isWhole = compareIds(first.through, second.after) === 0;
+    const moments = isWhole
+      ? { earliest: earlierOf(first.earliest, second.earliest), latest: laterOf(first.latest, second.latest) }
+      : // Between the two, the client was not sent what matched.
+        { earliest: LIVE, latest: NEVER };
+    stretches.splice(0, 2, { after: first.after, through: second.through, ...moments });
+  }
+  return stretches;
+}
