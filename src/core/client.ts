@@ -30,11 +30,11 @@ export interface ClientRecord {
   readonly allow?: Partial<Permissions> | undefined;
   /** The name of the API key that it was registered with: it goes when the last key of that name goes. */
   readonly key?: string | undefined;
-  /** Unix milliseconds at which the client ends, with its connection; absent: never. */
+  /** By the clock on the wall, Unix milliseconds: when the client ends, with its connection; absent: never. */
   readonly until?: number | undefined;
   /** Seconds for which the client is kept without a connection; 0: forgotten when its connection ends. */
   readonly ttl: number;
-  /** Unix milliseconds at which it is forgotten; absent while it has a connection. */
+  /** By the engine's clock: when it is forgotten; absent while it has a connection. */
   readonly expiresAt?: number | undefined;
   /** The last event that the client is known to have. */
   readonly cursor: EventId;
@@ -310,12 +310,10 @@ export function stretchAfter(
   return { topics, since, until: subscriptions[index + 1]?.from };
 }
 
-/** Unix milliseconds at which the client goes; undefined while it has a connection and no end. */
-export function endOf({ expiresAt, until }: Pick<ClientRecord, "expiresAt" | "until">): number | undefined {
-  return expiresAt === undefined || until === undefined ? (expiresAt ?? until) : Math.min(expiresAt, until);
-}
-
-export function isForgotten(record: ClientRecord, now: number): boolean {
-  const end = endOf(record);
-  return end !== undefined && end <= now;
+/**
+ * Milliseconds until the client goes; Infinity while it has a connection and no end.
+ * @param now of the engine's clock
+ */
+export function leftOf({ expiresAt, until }: Pick<ClientRecord, "expiresAt" | "until">, now: number): number {
+  return Math.min((expiresAt ?? Infinity) - now, (until ?? Infinity) - Date.now());
 }

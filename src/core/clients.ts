@@ -3,8 +3,7 @@ import type { Admission, Registration } from "./admission.js";
 import {
   type ClientId,
   type ClientRecord,
-  endOf,
-  isForgotten,
+  leftOf,
   type TopicsChange,
   withoutUnowed,
   withPosition,
@@ -52,7 +51,7 @@ export class Clients {
     const { node } = this;
     const { userId, ttl, allow, key, until } = registration;
     const id = uuid().replaceAll("-", "");
-    const expiresAt = Date.now() + (ttl || CONNECT_WITHIN) * 1000;
+    const expiresAt = this.engine.now() + (ttl || CONNECT_WITHIN) * 1000;
     const record = await this.engine.clients.update(id, (_, at) => {
       const made: ClientRecord = {
         id,
@@ -82,6 +81,11 @@ export class Clients {
     do userId = anonymous(++this.anonymous);
     while (this.registry.countOf(userKey(userId)) > 0);
     return this.register({ userId, topics: [], ttl, key, inLobby: true });
+  }
+
+  /** Milliseconds until a client goes; Infinity while it has a connection and no end. */
+  left(record: Pick<ClientRecord, "expiresAt" | "until">): number {
+    return leftOf(record, this.engine.now());
   }
 
   /** What a client may do. */
@@ -171,7 +175,7 @@ export class Clients {
   /** Starts the clock of a client that has lost its connection. */
   async park(reader: Reader): Promise<void> {
     const { id, ttl } = reader.record;
-    const expiresAt = Date.now() + ttl * 1000;
+    const expiresAt = this.engine.now() + ttl * 1000;
     try {
       await this.update(
         id,
@@ -184,7 +188,7 @@ export class Clients {
       );
     } catch {
       // The engine can not take it now: `expire` comes back to it.
-      this.registry.schedule(id, Date.now() + RETRY_AFTER);
+      this.registry.schedule(id, RETRY_AFTER);
     }
   }
 
@@ -194,16 +198,16 @@ export class Clients {
     if (!reader) return;
     const { record, connection } = reader;
     const revoked = this.isRevoked(record);
-    const end = revoked ? 0 : connection ? record.until : endOf(record);
-    if (end === undefined) return connection ? undefined : this.park(reader);
-    // The clock on the wall may have been set back.
-    if (end > Date.now()) return this.registry.schedule(id, end);
+    const left = revoked ? 0 : this.left(connection ? { until: record.until } : record);
+    if (left === Infinity) return connection ? undefined : this.park(reader);
+    // The timer may be early, and the clock on the wall may have been set back.
+    if (left > 0) return this.registry.schedule(id, left);
     this.registry.release(reader, revoked ? REVOKED : EXPIRED);
     this.noteConfirmed(reader);
     try {
       await this.engine.clients.update(id, (known) => (known && this.isGone(known) ? undefined : known));
     } catch {
-      this.registry.schedule(id, Date.now() + RETRY_AFTER);
+      this.registry.schedule(id, RETRY_AFTER);
     }
   }
 
@@ -248,7 +252,7 @@ export class Clients {
 
   /** Its time is up, or the key that it came with is there no more. */
   private isGone(record: ClientRecord): boolean {
-    return this.isRevoked(record) || isForgotten(record, Date.now());
+    return this.isRevoked(record) || this.left(record) <= 0;
   }
 
   private isRevoked({ key }: ClientRecord): boolean {

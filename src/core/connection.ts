@@ -3,7 +3,7 @@ import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
 import type { LimitName } from "./errors.js";
-import { compareIds, earlierOf, formatId, type EventId, laterOf, NEVER, timeOf, ZERO } from "./id.js";
+import { compareIds, earlierOf, formatId, type EventId, laterOf, NEVER, timeAt, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
@@ -250,7 +250,7 @@ export class Connection implements ReaderConnection {
       // Meanwhile it may have lost the right to some of it.
       if (this.reader.stretch(position).topics !== stretch.topics) continue;
       const now = log.moment;
-      const isWhole = this.handAll(events, timeOf(now));
+      const isWhole = this.handAll(events, timeAt(now));
       if (isWhole) this.position = laterOf(position, through);
       this.noteSent({ after: position, through: this.position, earliest: asOf, latest: now }, stretch.since);
       if (this.replayed > this.shared.maxReplay) return this.endReplay();

@@ -76,7 +76,7 @@ export interface Once {
   readonly key: string;
   /** A digest of the request: the same key with another one is an error. */
   readonly fingerprint: string;
-  /** Unix milliseconds until which the key is known. */
+  /** By the engine's clock: until when the key is known. */
   readonly until: number;
 }
 
@@ -132,6 +132,11 @@ export interface Engine {
   readonly window: Window;
   /** The last id that was given out. */
   readonly head: EventId;
+  /**
+   * The engine's clock, in the milliseconds of the ids: what they, a `ttl`, `expiresAt` and idempotency keys are compared
+   * with. It is near the wall clock and, unlike that, never goes back.
+   */
+  now(): number;
   /** The log has nothing at or before this id any more; `origin` as long as nothing was trimmed. */
   readonly floor: EventId;
   /** Where the log began: what came before is not known. */
@@ -170,7 +175,7 @@ export interface Engine {
    * the event loop for longer than some milliseconds.
    */
   trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean>;
-  /** Drops what the retention does not allow any more at `now`, Unix milliseconds. */
+  /** Drops what the retention does not allow any more. @param now of the engine's clock */
   trim(now: number): void;
   /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;

@@ -37,20 +37,31 @@ export interface EventDraft {
 
 export interface Event extends EventDraft {
   readonly id: EventId;
+  /** When it was published, by the clock on the wall: Unix milliseconds. Tells the time; ids tell the order. */
+  readonly time: number;
 }
 
 /** What is remembered of an event for receipts: all but its message. */
-export type EventHead = Pick<Event, "id" | "topic" | "users" | "ttl" | "key">;
+export type EventHead = Pick<Event, "id" | "time" | "topic" | "users" | "ttl" | "key">;
 
-export function headOf({ id, topic, users, ttl, key }: Event): EventHead {
-  return { id, topic, users, ttl, key };
+export function headOf({ id, time, topic, users, ttl, key }: Event): EventHead {
+  return { id, time, topic, users, ttl, key };
+}
+
+/** An event's time is that of its id, but when they differ by more than this, in milliseconds. */
+const SAME_TIME = 1000;
+
+/** The `time` of an event. @param wall the clock on the wall when it was published */
+export function timeOf({ ms }: EventId, wall: number): number {
+  return Math.abs(wall - ms) > SAME_TIME ? wall : ms;
 }
 
 export function isFor(event: Pick<EventDraft, "users">, user: string): boolean {
   return event.users === undefined || event.users.some((userId) => userKey(userId) === user);
 }
 
-export function isExpired(event: Event, now: number): boolean {
+/** @param now of the engine's clock */
+export function isExpired(event: Pick<Event, "id" | "ttl">, now: number): boolean {
   return event.ttl !== undefined && event.id.ms + event.ttl * 1000 <= now;
 }
 

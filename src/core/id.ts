@@ -44,7 +44,7 @@ export function momentOf(head: EventId, now: number): EventId {
 }
 
 /** The Unix milliseconds of a moment. */
-export function timeOf({ ms, seq }: EventId): number {
+export function timeAt({ ms, seq }: EventId): number {
   return seq === MAX_SEQ ? ms + 1 : ms;
 }
 
@@ -60,7 +60,7 @@ export function parseId(text: string): EventId | undefined {
   return Number.isSafeInteger(id.ms) && Number.isSafeInteger(id.seq) ? id : undefined;
 }
 
-/** Makes ids that strictly increase, whatever the wall clock does. */
+/** Makes ids that strictly increase, whatever the clock does. */
 export class IdSource {
   private last: EventId;
 
@@ -69,7 +69,8 @@ export class IdSource {
     this.last = last;
   }
 
-  next(now: number = Date.now()): EventId {
+  /** @param now of the engine's clock */
+  next(now: number): EventId {
     const { ms, seq } = this.last;
     this.last = now > ms ? { ms: now, seq: 0 } : { ms, seq: seq + 1 };
     return this.last;

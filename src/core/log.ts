@@ -40,7 +40,7 @@ export class Log {
 
   /** The moment of now: see `momentOf`. */
   get moment(): EventId {
-    return momentOf(this.engine.head, Date.now());
+    return momentOf(this.engine.head, this.engine.now());
   }
 
   /** To be called with each event, in order. */
@@ -93,7 +93,7 @@ export class Log {
     if (since === "now") return head;
     if (since === "start") return origin;
     if ("id" in since) return compareIds(since.id, head) > 0 ? undefined : since.id;
-    return laterOf({ ms: Date.now() - since.ago - 1, seq: Number.MAX_SAFE_INTEGER }, origin);
+    return laterOf({ ms: this.engine.now() - since.ago - 1, seq: Number.MAX_SAFE_INTEGER }, origin);
   }
 }
 

@@ -89,7 +89,7 @@ export class Publisher {
       return duplicates(await first.replies);
     }
     const crowd = wait === undefined ? undefined : new Crowd(signal);
-    const replies = this.publishOnce(drafts, { ...once, until: Date.now() + KEY_WINDOW }, wait, crowd?.gone);
+    const replies = this.publishOnce(drafts, { ...once, until: this.engine.now() + KEY_WINDOW }, wait, crowd?.gone);
     if (first) return replies;
     this.pending.set(name, { fingerprint: once.fingerprint, crowd, replies });
     try {

@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, endOf, stretchAfter, topicsOf, withProgress } from "./client.js";
+import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf, NEVER } from "./id.js";
 import type { Disconnect } from "./notice.js";
@@ -62,11 +62,6 @@ export class Reader {
 
   get record(): ClientRecord {
     return withProgress(this.kept, this);
-  }
-
-  /** Unix milliseconds at which the client goes; undefined while it has a connection and no end. */
-  get end(): number | undefined {
-    return endOf(this.kept);
   }
 
   get narrowed(): ClientRecord["narrowed"] {

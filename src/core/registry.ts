@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, endOf, weightOf } from "./client.js";
+import { type ClientId, type ClientRecord, leftOf, weightOf } from "./client.js";
 import type { EventId } from "./id.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
@@ -38,8 +38,14 @@ export class Registry {
   /** About how many bytes of memory the topics of all clients take, with their permissions and what they were before. */
   weight = 0;
 
-  /** @param expired called with a client whose time is up */
-  constructor(expired: (id: ClientId) => void) {
+  /**
+   * @param now the engine's clock
+   * @param expired called with a client whose time is up
+   */
+  constructor(
+    private readonly now: () => number,
+    expired: (id: ClientId) => void,
+  ) {
     this.expiries = new Wheel(EXPIRY_GRANULARITY, expired);
     this.sweeps = setInterval(() => void this.sweep().catch(() => undefined), HORIZON.every).unref();
   }
@@ -75,12 +81,11 @@ export class Registry {
     const reader = this.readers.get(record.id);
     if (reader) this.adopt(reader, record);
     else this.add(record);
-    this.schedule(record.id, endOf(record));
+    this.schedule(record.id, leftOf(record, this.now()));
   }
 
-  /** Sees to it that the client is forgotten in time. @param end Unix milliseconds; undefined: it is not */
-  schedule(id: ClientId, end: number | undefined): void {
-    const delay = end === undefined ? Infinity : end - Date.now();
+  /** Sees to it that the client is forgotten in time. @param delay milliseconds; Infinity: it is not */
+  schedule(id: ClientId, delay: number): void {
     if (delay > HORIZON.far) this.expiries.delete(id);
     else this.expiries.add(id, delay);
   }
@@ -156,9 +161,10 @@ export class Registry {
   }
 
   private async sweep(): Promise<void> {
-    const schedule = ({ id, end }: Reader): void => {
+    const now = this.now();
+    const schedule = ({ id, kept }: Reader): void => {
       // A client that is on the wheel stays where it is: it may wait there for a change that is to be tried again.
-      if (end !== undefined && !this.expiries.has(id)) this.schedule(id, end);
+      if (!this.expiries.has(id)) this.schedule(id, leftOf(kept, now));
     };
     await inTurns(this.readers.values(), schedule, new Turns(this.stopped.signal));
   }

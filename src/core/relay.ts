@@ -28,7 +28,10 @@ export class Relay {
   private readonly node = randomUUID();
   private readonly log: Log;
   private readonly receipts: Receipts;
-  private readonly registry = new Registry((id) => void this.clients.expire(id));
+  private readonly registry = new Registry(
+    () => this.engine.now(),
+    (id) => void this.clients.expire(id),
+  );
   private readonly timer: NodeJS.Timeout;
   private leave: (() => Promise<void>) | undefined;
   /** The last entry that was followed. */
@@ -48,7 +51,7 @@ export class Relay {
     this.connections = new Connections(engine, log, registry, this.clients, flusher, settings);
     this.publisher = new Publisher(engine, receipts, registry, flusher, node, settings);
     this.followed = engine.head;
-    this.timer = setInterval(() => engine.trim(Date.now()), TRIM_EVERY).unref();
+    this.timer = setInterval(() => engine.trim(engine.now()), TRIM_EVERY).unref();
   }
 
   /** Joins a relay to the engine. */

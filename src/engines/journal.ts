@@ -1,4 +1,5 @@
 import type { ClientId, ClientRecord } from "../core/client.js";
+import type { Clock } from "../core/clock.js";
 import type { EngineReading, KeptClient, KeptReceipt, Matched } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
@@ -8,6 +9,8 @@ import type { KeyStore } from "./keys.js";
 
 /** What outlived the process. */
 export interface Restored {
+  /** At no earlier time than the log had reached. */
+  readonly clock: Clock;
   readonly origin: EventId;
   /** Above every id that was ever given out. */
   readonly head: EventId;

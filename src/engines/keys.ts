@@ -86,10 +86,14 @@ export function bytesOf(length: number): number {
  * Refuses a new key when the owner's room is full. What has ended makes room at once, also while it is not dropped yet.
  * @param excess bytes that have to be freed for it
  * @param keys the owner's, those that end first at the front
+ * @param now of the engine's clock
  * @throws {RelayError} too_many: and when there will be room
  */
-export function refuseFull(excess: number, keys: Iterable<{ readonly until: number; readonly length: number }>): void {
-  const now = Date.now();
+export function refuseFull(
+  excess: number,
+  keys: Iterable<{ readonly until: number; readonly length: number }>,
+  now: number,
+): void {
   let left = excess;
   for (const { until, length } of keys) {
     left -= bytesOf(length);

@@ -1,4 +1,5 @@
 import type { ClientRecord } from "../core/client.js";
+import type { Clock } from "../core/clock.js";
 import {
   type Answer,
   type Appended,
@@ -13,7 +14,7 @@ import {
   onceName,
   type Question,
 } from "../core/engine.js";
-import type { Event, EventDraft } from "../core/event.js";
+import { type Event, type EventDraft, timeOf } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
 import { type Loading, UNOBSERVED } from "../core/loading.js";
 import { inTurns, Turns } from "../core/turns.js";
@@ -42,19 +43,21 @@ export class LocalEngine implements Engine {
   /** Keys whose first request is being appended. */
   private readonly appending = new Map<string, Promise<void>>();
   private readonly ids: IdSource;
+  private readonly clock: Clock;
   private last: EventId;
 
   /** @param journal absent: nothing outlives the process */
   constructor(
     readonly name: string,
     readonly window: Window,
-    { origin, head, clients }: Restored,
+    { clock, origin, head, clients }: Restored,
     private readonly keys: KeyStore,
     private readonly journal?: Journal,
   ) {
     this.origin = origin;
     this.last = head;
     this.ids = new IdSource(head);
+    this.clock = clock;
     this.records = clients;
     this.clients = new LocalClients((make) => this.orderClient(make), journal, clients);
     if (!journal) return;
@@ -68,6 +71,10 @@ export class LocalEngine implements Engine {
 
   get floor(): EventId {
     return this.journal?.floor ?? this.window.floor;
+  }
+
+  now(): number {
+    return this.clock.now();
   }
 
   async join(follower: Follower, loading = UNOBSERVED): Promise<() => Promise<void>> {
@@ -174,25 +181,27 @@ export class LocalEngine implements Engine {
   }
 
   private appendOne(draft: EventDraft): EventId {
-    this.last = this.ids.next();
+    const { clock } = this;
+    const id = this.ids.next(clock.now());
+    this.last = id;
     const { topic, users, message, ttl, key, attributes } = draft;
     // Spelt out, as it is much faster than a spread.
-    const event: Event = { id: this.last, topic, users, message, ttl, key, attributes };
+    const event: Event = { id, time: timeOf(id, clock.wall), topic, users, message, ttl, key, attributes };
     if (ttl === 0) {
       const replaces = this.window.withdraw(draft) ?? this.journal?.replacedBy(draft);
       this.hand({ kind: "event", event, replaces });
-      if (replaces) this.journal?.replace(replaces, this.last);
-      this.journal?.note(this.last);
-      return this.last;
+      if (replaces) this.journal?.replace(replaces, id);
+      this.journal?.note(id);
+      return id;
     }
     const replaces = this.window.append(event) ?? this.journal?.replacedBy(draft);
     const matched = this.hand({ kind: "event", event, replaces });
     this.journal?.addEvent(event, matched, replaces);
-    return this.last;
+    return id;
   }
 
   private orderClient(make: (id: EventId) => Entry | undefined): void {
-    this.last = this.ids.next();
+    this.last = this.ids.next(this.now());
     const entry = make(this.last);
     if (entry) this.hand(entry);
   }
@@ -221,7 +230,7 @@ export class LocalEngine implements Engine {
 
   /** Gives the clients whose relay is gone to another one. */
   private async handOver(to: Follower, loading: Loading): Promise<void> {
-    const now = Date.now();
+    const now = this.now();
     const of = this.records.size;
     let done = 0;
     const handOverNext = (record: ClientRecord): void => {

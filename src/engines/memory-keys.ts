@@ -1,3 +1,4 @@
+import type { Clock } from "../core/clock.js";
 import { Deque } from "../core/deque.js";
 import type { Counts, Once } from "../core/engine.js";
 import type { EventId } from "../core/id.js";
@@ -60,18 +61,21 @@ export class MemoryKeys implements KeyStore {
   private readonly rooms = new Map<string, Room>();
 
   /** @param room bytes for each owner */
-  constructor(private readonly room = KEY_ROOM) {}
+  constructor(
+    private readonly clock: Clock,
+    private readonly room = KEY_ROOM,
+  ) {}
 
   find(once: Once): KnownKey | undefined {
     const entry = this.rooms.get(once.owner)?.entries.get(nameOf(once));
-    if (entry === undefined || timeOf(entry) <= Date.now()) return undefined;
+    if (entry === undefined || timeOf(entry) <= this.clock.now()) return undefined;
     return openPacked(Buffer.from(entry, "latin1").subarray(TIME), once);
   }
 
   checkRoom(owner: string): void {
     const room = this.rooms.get(owner);
     const excess = room ? room.bytes + bytesOf(0) - this.room : 0;
-    if (room && excess > 0) refuseFull(excess, room.ends());
+    if (room && excess > 0) refuseFull(excess, room.ends(), this.clock.now());
   }
 
   add(once: Once, ids: readonly EventId[], reply?: readonly Counts[]): void {
@@ -84,7 +88,7 @@ export class MemoryKeys implements KeyStore {
 
   settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): void {
     // Another request may have it by now.
-    if (once.until <= Date.now()) return;
+    if (once.until <= this.clock.now()) return;
     const room = this.rooms.get(once.owner);
     const digest = nameOf(once);
     if (room?.entries.has(digest)) room.put(digest, timed(once.until, packedKey(once, ids, reply)));

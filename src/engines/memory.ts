@@ -1,3 +1,4 @@
+import { Clock } from "../core/clock.js";
 import { type Retention, Window } from "../core/window.js";
 import { ClientTable } from "./client-table.js";
 import { LocalEngine } from "./local.js";
@@ -8,8 +9,9 @@ export class MemoryEngine extends LocalEngine {
   /** @param keyRoom bytes for the idempotency keys of each owner */
   constructor(retention: Retention, keyRoom?: number) {
     // A new process knows nothing of what an earlier one gave out: its log begins now, above the ids before.
-    const origin = { ms: Date.now(), seq: 0 };
-    const restored = { origin, head: origin, clients: new ClientTable() };
-    super("memory", new Window(retention, origin), restored, new MemoryKeys(keyRoom));
+    const clock = new Clock(0);
+    const origin = { ms: clock.now(), seq: 0 };
+    const restored = { clock, origin, head: origin, clients: new ClientTable() };
+    super("memory", new Window(retention, origin), restored, new MemoryKeys(clock, keyRoom));
   }
 }

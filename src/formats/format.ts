@@ -16,5 +16,5 @@ export interface Format {
 }
 
 export function timeOf(event: Event): string {
-  return new Date(event.id.ms).toISOString();
+  return new Date(event.time).toISOString();
 }

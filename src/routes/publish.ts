@@ -62,11 +62,11 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
     const id = parseId(request.params.id);
     if (!id) throw new RelayError("not_found", "no such event: an id is <milliseconds>-<sequence>");
     const { event, deliveries } = await startup.relay.publisher.receipt(id);
-    const { topic, users, ttl, key: replacementKey } = event;
+    const { time, topic, users, ttl, key: replacementKey } = event;
     const head = {
       id: formatId(id),
       topic,
-      time: new Date(id.ms).toISOString(),
+      time: new Date(time).toISOString(),
       ...(users && (users.length === 1 ? { user_id: users[0] } : { user_ids: users })),
       ttl,
       key: replacementKey,

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from "fastify";
-import { type ClientRecord, endOf, topicsOf } from "../core/client.js";
+import { type ClientRecord, topicsOf } from "../core/client.js";
 import { notFound } from "../core/clients.js";
 import { baseUrl, clientIdOf, type Context, noStore } from "./context.js";
 import { InvalidInput } from "./problems.js";
@@ -12,15 +12,14 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
 
   const describe = (http: string, record: ClientRecord): object => {
     const { id, userId, ttl, allow } = record;
-    const end = endOf(record);
-    const left = end === undefined ? ttl : Math.ceil((end - Date.now()) / 1000);
+    const left = startup.relay.clients.left(record) / 1000;
     return {
       url: `${http.replace(/^http/, "ws")}/ws/${id}`,
       stream_url: `${http}/stream/${id}`,
       id,
       user_id: userId,
       topics: topicsOf(record),
-      expires_in: Math.max(0, left),
+      expires_in: Math.max(0, left === Infinity ? ttl : Math.ceil(left)),
       ...(allow && { allow }),
     };
   };

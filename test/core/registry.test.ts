@@ -14,7 +14,7 @@ function record(id: string, topics: readonly string[]): ClientRecord {
 }
 
 function registry(): Registry {
-  const made = new Registry(() => undefined);
+  const made = new Registry(Date.now, () => undefined);
   onTestFinished(() => made.stop());
   return made;
 }
@@ -22,7 +22,7 @@ function registry(): Registry {
 const CONNECTION = { close: () => undefined } as unknown as ReaderConnection;
 
 function match(clients: Registry, topic: string): { readers: readonly Reader[]; connected: readonly Reader[] } {
-  const { readers, connected } = clients.match({ id: ZERO, topic, message: "1" });
+  const { readers, connected } = clients.match({ id: ZERO, time: 0, topic, message: "1" });
   return { readers, connected };
 }
 

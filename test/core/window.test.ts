@@ -24,8 +24,8 @@ const query = fc.record({
   limit: fc.integer({ min: 1, max: 10 }),
 });
 
-function numbered(drafts: readonly Omit<Event, "id">[]): Event[] {
-  return drafts.map((event, index) => ({ ...event, id: { ms: index + 1, seq: 0 } }));
+function numbered(drafts: readonly Omit<Event, "id" | "time">[]): Event[] {
+  return drafts.map((event, index) => ({ ...event, id: { ms: index + 1, seq: 0 }, time: index + 1 }));
 }
 
 // From those that are used up at once to those that never are: by topic and event by event, in one read and in many.
@@ -74,7 +74,14 @@ test("reading gives what filtering the whole log would give, however little one 
 
 test("what is trimmed moves the floor, and takes its memory along", () => {
   const window = new Window({ ...BOUNDLESS, age: 100 });
-  const event = (ms: number): Event => ({ id: { ms, seq: 0 }, topic: `t${ms}`, users: [ms], key: "k", message: "1" });
+  const event = (ms: number): Event => ({
+    id: { ms, seq: 0 },
+    time: ms,
+    topic: `t${ms}`,
+    users: [ms],
+    key: "k",
+    message: "1",
+  });
   for (const ms of [1000, 1050, 1090]) window.append(event(ms));
   const before = window.bytes;
   window.trim(1150);
@@ -87,7 +94,7 @@ test("what is trimmed moves the floor, and takes its memory along", () => {
 
 test("very much that is too old at once is dropped in several turns", () => {
   const window = new Window({ ...BOUNDLESS, age: 1000 });
-  for (let seq = 0; seq < 12_000; seq++) window.append({ id: { ms: 1, seq }, topic: "a", message: "1" });
+  for (let seq = 0; seq < 12_000; seq++) window.append({ id: { ms: 1, seq }, time: 1, topic: "a", message: "1" });
   const left: number[] = [];
   while (window.trim(2000)) left.push(window.count);
   expect(left).toEqual([7000, 2000]);
@@ -97,7 +104,7 @@ test("very much that is too old at once is dropped in several turns", () => {
 test("the bytes setting bounds what is kept", () => {
   const window = new Window({ ...BOUNDLESS, bytes: 100_000 });
   for (let ms = 1; ms <= 1000; ms++)
-    window.append({ id: { ms, seq: 0 }, topic: "a", message: `"${"x".repeat(1000)}"` });
+    window.append({ id: { ms, seq: 0 }, time: ms, topic: "a", message: `"${"x".repeat(1000)}"` });
   expect(window.bytes).toBeLessThanOrEqual(100_000);
   expect(window.count).toBeGreaterThan(50);
   expect(window.count).toBeLessThan(100);

@@ -84,7 +84,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         const full = { topic: "a.b", users: [1, "bob"], message: '{"x":"ä"}', ttl: 60, key: "k", attributes: "{}" };
         const { ids } = await engine.append([full, draft("a.c"), { ...draft("a.b"), users: [2] }, draft("z")]);
         const [first] = await read(engine, start, { topics: ["a.b"], user: "1" });
-        expect(first).toEqual({ ...full, id: ids[0] });
+        expect(first).toEqual({ ...full, id: ids[0], time: ids[0]?.ms });
         expect(await topicsAfter(engine, start, { topics: ["a.*"], user: "bob" })).toEqual(["a.b", "a.c"]);
         expect(await topicsAfter(engine, start, { topics: [">"], user: "2" })).toEqual(["a.c", "a.b", "z"]);
         expect(await topicsAfter(engine, ids[0] as EventId, { topics: ["a.>"], user: "1" })).toEqual(["a.c"]);

@@ -90,7 +90,7 @@ describe("reads from disk", () => {
           const events: Event[] = [];
           for (const drafts of batches) {
             const { ids } = await first.append(drafts);
-            events.push(...drafts.map((one, index) => ({ ...one, id: ids[index] as EventId })));
+            events.push(...ids.map((id, index) => ({ ...(drafts[index] as EventDraft), id, time: id.ms })));
           }
           await first.close();
           const engine = await openLmdbEngine({ directory, retention: RETENTION });

@@ -47,7 +47,7 @@ async function keep(batches: readonly (readonly EventDraft[])[]): Promise<Kept> 
   const events: Event[] = [];
   for (const drafts of batches) {
     const { ids } = await engine.append(drafts);
-    events.push(...drafts.map((one, index) => ({ ...one, id: ids[index] as EventId })));
+    events.push(...ids.map((id, index) => ({ ...(drafts[index] as EventDraft), id, time: id.ms })));
   }
   const { origin, head } = engine;
   await engine.close();

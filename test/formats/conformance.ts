@@ -15,11 +15,12 @@ export interface Decoded {
 const event: fc.Arbitrary<Event> = fc.record(
   {
     id: fc.record({ ms: fc.nat({ max: 2 ** 41 }), seq: fc.nat() }),
+    time: fc.nat({ max: 2 ** 41 }),
     topic: fc.string({ minLength: 1, maxLength: 20, unit: "grapheme" }),
     message: fc.json({ maxDepth: 3 }).map((text) => JSON.stringify(JSON.parse(text))),
     users: fc.constant([1, "bob"]),
   },
-  { requiredKeys: ["id", "topic", "message"] },
+  { requiredKeys: ["id", "time", "topic", "message"] },
 );
 
 const notice: Notice = { event: "topics", topics: ["a"] };
@@ -54,9 +55,9 @@ export function testFormat(
     });
 
     test("only a format that is personal depends on the user", () => {
-      const published = { id: { ms: 1, seq: 0 }, topic: "a", message: "1", users: [1, 2] };
+      const published = { id: { ms: 1, seq: 0 }, time: 1, topic: "a", message: "1", users: [1, 2] };
       expect(format.event(published, 1) !== format.event(published, 2)).toBe(format.personal);
-      const forAll = { id: { ms: 1, seq: 0 }, topic: "a", message: "1" };
+      const forAll = { id: { ms: 1, seq: 0 }, time: 1, topic: "a", message: "1" };
       expect(format.event(forAll, 1)).toBe(format.event(forAll, 2));
     });
 

@@ -41,7 +41,7 @@ testFormat(
 );
 
 test("raw gives a string as it is, and any other value as compact JSON", () => {
-  const event = (message: string) => raw.event({ id: { ms: 1, seq: 0 }, topic: "a", message }, 1);
+  const event = (message: string) => raw.event({ id: { ms: 1, seq: 0 }, time: 1, topic: "a", message }, 1);
   expect(event('"are \\"awesome\\"\\n"')).toBe('are "awesome"\n');
   expect(event('{"a":[1,null]}')).toBe('{"a":[1,null]}');
   expect(event("null")).toBe("null");
@@ -56,7 +56,7 @@ test("what came as a CloudEvent goes out with its own id, source and type", () =
     ext: 1,
   });
   const out = JSON.parse(
-    cloudevents.event({ id: { ms: 5, seq: 1 }, topic: "orders", message: '{"n":1}', attributes }, 1),
+    cloudevents.event({ id: { ms: 5, seq: 1 }, time: 5, topic: "orders", message: '{"n":1}', attributes }, 1),
   ) as unknown;
   expect(out).toEqual({
     specversion: "1.0",

@@ -9,8 +9,8 @@ import { ID_BYTES, readId, writeId } from "./bytes.js";
  *
  *     count: 2 bytes | (id: 12 bytes, end: 4 bytes) × count | records
  *
- * A record is JSON, UTF-8: `[topic, users, ttl, key, attributes, audience]`, null for what the event does not have and 0
- * for an audience of nobody; a line feed; and the message as JSON.
+ * A record is JSON, UTF-8: `[topic, users, ttl, key, attributes, audience, time]`, null for what the event does not have, 0
+ * for an audience of nobody, and a time only when it is not that of the id; a line feed; and the message as JSON.
  */
 export const MAX_EVENTS = 128;
 
@@ -34,13 +34,16 @@ type Head = [
   key: string | null,
   attributes: string | null,
   audience: Audience | 0,
+  time?: number,
 ];
 
 /** An event's record. Put together by hand, as that takes a fraction of what `JSON.stringify` takes for the whole. */
-export function recordOf({ topic, users, ttl, key, attributes, message }: Event, audience: Audience): string {
+export function recordOf(event: Event, audience: Audience): string {
+  const { id, time, topic, users, ttl, key, attributes, message } = event;
   const names = users ? jsonList(users) : "null";
   const matched = typeof audience === "string" ? quote(audience) : audience.length === 0 ? "0" : jsonList(audience);
-  return `[${quote(topic)},${names},${ttl ?? null},${jsonOf(key)},${jsonOf(attributes)},${matched}]\n${message}`;
+  const published = time === id.ms ? "" : `,${time}`;
+  return `[${quote(topic)},${names},${ttl ?? null},${jsonOf(key)},${jsonOf(attributes)},${matched}${published}]\n${message}`;
 }
 
 function jsonOf(value: string | number | undefined): string {
@@ -105,9 +108,11 @@ export class Block {
     const [start, end] = this.place(index);
     const text = this.bytes.toString("utf8", start, end);
     const line = text.indexOf("\n");
-    const [topic, users, ttl, key, attributes] = JSON.parse(text.slice(0, line)) as Head;
+    const [topic, users, ttl, key, attributes, , time] = JSON.parse(text.slice(0, line)) as Head;
+    const id = this.idAt(index);
     return {
-      id: this.idAt(index),
+      id,
+      time: time ?? id.ms,
       topic,
       message: text.slice(line + 1),
       ...(users && { users }),
@@ -126,11 +131,13 @@ export class Block {
   /** All of an event but its message, which is not even looked at; and whom it matched. */
   headAt(index: number): EventHead & { audience: Audience } {
     const [start] = this.place(index);
-    const [topic, users, ttl, key, , audience] = JSON.parse(
+    const id = this.idAt(index);
+    const [topic, users, ttl, key, , audience, time] = JSON.parse(
       this.bytes.toString("utf8", start, start + this.headSizeAt(index)),
     ) as Head;
     return {
-      id: this.idAt(index),
+      id,
+      time: time ?? id.ms,
       topic,
       ...(users && { users }),
       ...(ttl !== null && { ttl }),

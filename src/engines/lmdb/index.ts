@@ -1,4 +1,5 @@
 import type { RootDatabase } from "lmdb";
+import { Clock } from "../../core/clock.js";
 import { RelayError } from "../../core/errors.js";
 import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import { type Loading, UNOBSERVED } from "../../core/loading.js";
@@ -57,11 +58,12 @@ async function load(
   { directory, retention, report = () => undefined, window: limits = WINDOW, keyRoom }: LmdbOptions,
   loading: Loading,
 ): Promise<LocalEngine> {
-  const bytes = tables.meta.get(META);
-  const kept = bytes && (decode(bytes) as LogState);
+  const bytesOfLog = tables.meta.get(META);
+  const kept = bytesOfLog && (decode(bytesOfLog) as LogState);
+  const clock = new Clock(kept?.head.ms ?? 0);
   const { clients, lists, newest } = await restoreClients(root, tables, kept?.head ?? ZERO, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
-  const state = await begin(root, tables, directory, kept, newest);
+  const state = await begin(root, tables, directory, kept, clock, newest);
   finishDirectory(directory);
   const share = {
     age: retention.age,
@@ -72,19 +74,20 @@ async function load(
   const tell: Report = (level, message, error) => {
     report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
   };
-  const journal = new LmdbJournal(root, tables, window, retention, state, tombstones, lists, tell, keyRoom);
+  const journal = new LmdbJournal(root, tables, window, retention, state, clock, tombstones, lists, tell, keyRoom);
   try {
-    await upgradeKeys(root, tables, journal, loading);
+    await upgradeKeys(root, tables, journal, clock.now(), loading);
   } catch (error) {
     // It would go on trying to write.
     await journal.close();
     throw error;
   }
-  return new LocalEngine("lmdb", window, { ...state, clients }, journal.keys, journal);
+  return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal.keys, journal);
 }
 
 /**
  * Continues the log where it ended, or begins one. This first write also shows that the directory can be written.
+ * @param kept what the log was when it ended; undefined: there is none
  * @param newest the last id that clients know: events that are not kept move cursors too
  */
 async function begin(
@@ -92,9 +95,10 @@ async function begin(
   tables: Tables,
   directory: string,
   kept: LogState | undefined,
+  clock: Clock,
   newest: EventId,
 ): Promise<LogState> {
-  const now = { ms: Date.now(), seq: 0 };
+  const now = { ms: clock.now(), seq: 0 };
   const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
   const state = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
   const changes = new Changes();

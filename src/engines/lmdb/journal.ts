@@ -1,5 +1,6 @@
 import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
+import type { Clock } from "../../core/clock.js";
 import type { EngineReading, KeptClient, Matched } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
@@ -53,6 +54,7 @@ export class LmdbJournal implements Journal {
     private readonly window: Window,
     private readonly retention: Retention,
     { origin, head, floor, count }: LogState,
+    private readonly clock: Clock,
     private readonly tombstones: Tombstones,
     private readonly lists: Lists,
     private readonly report: Report,
@@ -82,7 +84,7 @@ export class LmdbJournal implements Journal {
       },
       report,
     );
-    this.keys = new LmdbKeys(tables, this.commits, keyRoom);
+    this.keys = new LmdbKeys(tables, this.commits, clock, keyRoom);
     window.pinned = head;
   }
 
@@ -224,7 +226,7 @@ export class LmdbJournal implements Journal {
   }
 
   private *drop(changes: Changes, events: number, renewed: ReadonlySet<string>): Pieces {
-    const now = Date.now();
+    const now = this.clock.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
     const { trimmer, trimmedAt, written } = this;

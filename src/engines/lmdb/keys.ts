@@ -1,3 +1,4 @@
+import type { Clock } from "../../core/clock.js";
 import type { Counts, Once } from "../../core/engine.js";
 import type { EventId } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
@@ -36,7 +37,7 @@ interface Room {
   /** Bytes that its keys count with on disk; in groups that are not there yet. */
   stored: number;
   waiting: number;
-  /** No row ends before this, Unix milliseconds. */
+  /** No row ends before this, by the engine's clock. */
   nextEnd: number;
 }
 
@@ -54,6 +55,7 @@ export class LmdbKeys implements KeyStore {
   constructor(
     private readonly tables: Tables,
     private readonly commits: Commits,
+    private readonly clock: Clock,
     private readonly roomBytes = KEY_ROOM,
   ) {
     for (const { value } of tables.owners.getRange({})) {
@@ -65,13 +67,13 @@ export class LmdbKeys implements KeyStore {
   find(once: Once): KnownKey | undefined {
     const digest = keyDigest(once);
     const key = this.commits.key(digest) ?? this.stored(once.owner, digest);
-    return key && endOf(key.key) > Date.now() ? openPacked(key.value, once) : undefined;
+    return key && endOf(key.key) > this.clock.now() ? openPacked(key.value, once) : undefined;
   }
 
   checkRoom(owner: string): void {
     const room = this.rooms.get(owner);
     const excess = room ? room.stored + room.waiting + bytesOf(0) - this.roomBytes : 0;
-    if (room && excess > 0) refuseFull(excess, this.rowsOf(room));
+    if (room && excess > 0) refuseFull(excess, this.rowsOf(room), this.clock.now());
   }
 
   add(once: Once, ids: readonly EventId[], reply?: readonly Counts[]): void {
@@ -81,7 +83,7 @@ export class LmdbKeys implements KeyStore {
 
   settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): void {
     // It may have been dropped already.
-    if (once.until <= Date.now()) return;
+    if (once.until <= this.clock.now()) return;
     this.put(once, packedKey(once, ids, reply), false, packedLength(reply));
   }
 
@@ -104,7 +106,7 @@ export class LmdbKeys implements KeyStore {
   /** Adds to `changes` what has ended, so much at a time, and then what the group brings. */
   *write(changes: Changes, group: Group): Pieces {
     this.next.clear();
-    yield* this.drop(changes, group, Date.now(), BUDGET + group.keys.size * 2);
+    yield* this.drop(changes, group, this.clock.now(), BUDGET + group.keys.size * 2);
     for (const key of group.keys.values()) {
       changes.put(this.tables.replies, key.key, key.value);
       if (key.isNew)

@@ -23,6 +23,7 @@ export async function upgradeKeys(
   root: RootDatabase<Buffer, Buffer>,
   { keys }: Tables,
   journal: Journal,
+  now: number,
   loading: Loading,
 ): Promise<void> {
   const turns = new Turns(loading.signal);
@@ -31,7 +32,7 @@ export async function upgradeKeys(
   for (const piece of piecesOf(keys)) {
     loading.progress({ step: "moving idempotency keys", done, of });
     try {
-      await inTurns(piece, ({ value }) => move(journal, decode(value) as OldKey), turns);
+      await inTurns(piece, ({ value }) => move(journal, decode(value) as OldKey, now), turns);
     } finally {
       await journal.saved();
     }
@@ -43,8 +44,8 @@ export async function upgradeKeys(
   }
 }
 
-function move({ keys }: Journal, { key, fingerprint, until, ids, reply }: OldKey): void {
-  if (until <= Date.now()) return;
+function move({ keys }: Journal, { key, fingerprint, until, ids, reply }: OldKey, now: number): void {
+  if (until <= now) return;
   const counts = reply === undefined ? undefined : (JSON.parse(reply) as Counts[]);
   for (const name of namesOf(key)) {
     const once = { ...name, fingerprint, until };
