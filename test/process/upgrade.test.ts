@@ -42,6 +42,8 @@ test.each([
   ["data-directory-1", "killed"],
   ["data-directory-2", "ended"],
   ["data-directory-2", "killed"],
+  ["data-directory-3", "ended"],
+  ["data-directory-3", "killed"],
 ])("%s, of a relay that was %s, is opened with nothing lost", async (fixture, name) => {
   const directory = temporaryDirectory();
   cpSync(join(fixtures, fixture, "VERSION"), join(directory, "VERSION"));
