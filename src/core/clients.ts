@@ -23,7 +23,7 @@ import type { Registry } from "./registry.js";
 import { allInTurns, inTurns } from "./turns.js";
 
 /** Seconds for a client whose life is its connection to get there. */
-const CONNECT_WITHIN = 60;
+export const CONNECT_WITHIN = 60;
 
 /** Milliseconds until a change that the engine could not take is tried again. */
 const RETRY_AFTER = 1000;

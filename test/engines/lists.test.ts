@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import type { RootDatabase } from "lmdb";
 import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { Clock } from "../../src/core/clock.js";
 import { type ClientRecord, topicsOf, withAllow, withCursor, withPosition, withTopics } from "../../src/core/client.js";
 import { type EventId, ZERO } from "../../src/core/id.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
@@ -14,12 +15,14 @@ import { LogReader } from "../../src/engines/lmdb/log-reader.js";
 import { restoreClients } from "../../src/engines/lmdb/restore.js";
 import { Changes, openTables, type Tables } from "../../src/engines/lmdb/tables.js";
 import { Writer } from "../../src/engines/lmdb/writer.js";
+import { Uptime } from "../../src/engines/lmdb/uptime.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { checkLists, kept } from "../support/lists.js";
 import { relaySettings } from "../support/settings.js";
 import { open } from "../support/sink.js";
 import { longestTurn } from "../support/turns.js";
 
+const UPTIME = new Uptime(new Clock(0), undefined);
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
 
 afterEach(() => void vi.restoreAllMocks());
@@ -330,7 +333,7 @@ class Disk {
   }
 
   private async restart(): Promise<void> {
-    const { clients, lists } = await restoreClients(this.root, this.tables, ZERO, UNOBSERVED);
+    const { clients, lists } = await restoreClients(this.root, this.tables, ZERO, UPTIME, UNOBSERVED);
     const found = new Map([...clients.all()].map((record) => [record.id, record]));
     expect([...found.keys()].toSorted()).toEqual([...this.committed.keys()].toSorted());
     for (const [id, record] of this.committed) expect(kept(found.get(id) as ClientRecord)).toEqual(kept(record));
@@ -338,7 +341,7 @@ class Disk {
     this.committed = new Map(found);
     this.group = new Group();
     const reader = new LogReader(this.tables, () => ZERO, ZERO);
-    this.writer = new Writer(this.tables, reader, new Audiences(this.tables.audiences), lists);
+    this.writer = new Writer(this.tables, reader, new Audiences(this.tables.audiences), lists, UPTIME);
     this.written = () => lists.written();
   }
 }

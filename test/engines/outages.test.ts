@@ -1,4 +1,5 @@
 import { afterEach, expect, onTestFinished, test, vi } from "vitest";
+import { Clock } from "../../src/core/clock.js";
 import { type ClientRecord, withCursor } from "../../src/core/client.js";
 import type { Once } from "../../src/core/engine.js";
 import { type EventId, ZERO } from "../../src/core/id.js";
@@ -13,10 +14,12 @@ import { LogReader } from "../../src/engines/lmdb/log-reader.js";
 import { restoreClients } from "../../src/engines/lmdb/restore.js";
 import { Changes, openTables } from "../../src/engines/lmdb/tables.js";
 import { Writer } from "../../src/engines/lmdb/writer.js";
+import { Uptime } from "../../src/engines/lmdb/uptime.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { relaySettings } from "../support/settings.js";
 import { open } from "../support/sink.js";
 
+const UPTIME = new Uptime(new Clock(0), undefined);
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
 
 afterEach(() => {
@@ -70,8 +73,14 @@ test("progress that came while a commit failed is not written over with what was
   const root = await openDirectory(temporaryDirectory(), UNOBSERVED);
   onTestFinished(() => root.close());
   const tables = openTables(root);
-  const { lists } = await restoreClients(root, tables, ZERO, UNOBSERVED);
-  const writer = new Writer(tables, new LogReader(tables, () => ZERO, ZERO), new Audiences(tables.audiences), lists);
+  const { lists } = await restoreClients(root, tables, ZERO, UPTIME, UNOBSERVED);
+  const writer = new Writer(
+    tables,
+    new LogReader(tables, () => ZERO, ZERO),
+    new Audiences(tables.audiences),
+    lists,
+    UPTIME,
+  );
   const id = "1".padStart(32, "0");
   const places = { cursor: at(10), confirmed: at(10), received: [], narrowed: [], node: "this one" };
   const subscriptions = [{ from: at(10), topics: ["a"] }];
@@ -84,7 +93,7 @@ test("progress that came while a commit failed is not written over with what was
   const changes = new Changes();
   await takeTurns(writer.write(changes, all));
   await changes.commit(root);
-  const { clients } = await restoreClients(root, tables, ZERO, UNOBSERVED);
+  const { clients } = await restoreClients(root, tables, ZERO, UPTIME, UNOBSERVED);
   expect(clients.get(id)?.cursor).toEqual(at(20));
 });
 

@@ -1,99 +1,8 @@
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { temporaryDirectory } from "../support/directory.js";
-import { builtRelay, RelayProcess } from "../support/process.js";
-import { openSocket } from "../support/socket.js";
+import { Machine } from "../support/machine.js";
 
 const HOUR = 3_600_000;
-const MOVED = fileURLToPath(new URL("../fixtures/wall-clock.mjs", import.meta.url));
-
-interface Receipt {
-  readonly time: string;
-  readonly expired?: number;
-}
-
-interface Frame {
-  readonly type: string;
-  readonly id: string;
-  readonly message: string;
-  readonly time: string;
-}
-
-/** A relay on a machine whose clock can be set. */
-class Machine {
-  private readonly directory = temporaryDirectory();
-  private readonly file = join(temporaryDirectory(), "clock");
-  private relay: RelayProcess | undefined;
-  private address = "";
-  private moved = 0;
-
-  constructor(private readonly flags: readonly string[] = []) {
-    this.set(0);
-  }
-
-  /** Of the machine. */
-  get now(): number {
-    return Date.now() + this.moved;
-  }
-
-  /** @param by milliseconds */
-  set(by: number): void {
-    this.moved += by;
-    writeFileSync(this.file, String(this.moved));
-  }
-
-  async start(): Promise<void> {
-    const [program, cli] = builtRelay as [string, string];
-    const args = ["--listen", "127.0.0.1:0", "--data-dir", this.directory, ...this.flags];
-    this.relay = new RelayProcess(args, { WALL_CLOCK: this.file }, [program, "--import", MOVED, cli]);
-    this.address = await this.relay.address();
-    // It listens before it has loaded.
-    while ((await fetch(`${this.address}/ready`)).status !== 200) await pause(10);
-  }
-
-  async stop(signal: NodeJS.Signals): Promise<void> {
-    this.relay?.child.kill(signal);
-    await this.relay?.ended;
-  }
-
-  async post<T>(path: string, body: object): Promise<T> {
-    const headers = { "content-type": "application/json" };
-    const response = await fetch(this.address + path, { method: "POST", headers, body: JSON.stringify(body) });
-    expect(response.status).toBe(200);
-    return (await response.json()) as T;
-  }
-
-  async publish(message: string, more: object = {}): Promise<string> {
-    return (await this.post<{ id: string }>("/publish", { topic: "a", message, ...more })).id;
-  }
-
-  async register(ttl: number): Promise<string> {
-    return (await this.post<{ id: string }>("/register", { user_id: 1, topics: ["a"], ttl })).id;
-  }
-
-  async statusOf(client: string): Promise<number> {
-    return (await fetch(`${this.address}/register/${client}`)).status;
-  }
-
-  async receipt(event: string): Promise<Receipt> {
-    return (await (await fetch(`${this.address}/events/${event}`)).json()) as Receipt;
-  }
-
-  /** The events that a connection is sent up to one with the message "end", which this publishes. */
-  async replay(client: string, since: string): Promise<Frame[]> {
-    const socket = await openSocket(`${this.address.replace("http", "ws")}/ws/${client}?format=json&since=${since}`);
-    await this.publish("end", { ttl: 0 });
-    const frames: Frame[] = [];
-    for (let frame = await socket.json<Frame>(); frame.message !== "end"; frame = await socket.json<Frame>()) {
-      if (frame.type === "event") frames.push(frame);
-    }
-    await socket.close();
-    return frames;
-  }
-}
 
 /** Milliseconds until something holds; Infinity: it does not in time. */
 async function durationOf(holds: () => Promise<boolean>, every = 20): Promise<number> {
@@ -133,7 +42,7 @@ describe.each([
     const brief = await machine.register(1);
     const short = await machine.publish("short", { ttl: 1 });
     expect(isAfter(short, before)).toBe(true);
-    const forgotten = durationOf(async () => (await machine.statusOf(brief)) === 404);
+    const forgotten = durationOf(async () => (await machine.client(brief)) === undefined);
     // Of two clients: the one that is forgotten has it neither.
     const expired = durationOf(async () => (await machine.receipt(short)).expired === 2);
     for (const duration of await Promise.all([forgotten, expired])) {

@@ -51,7 +51,7 @@ test("it is ./relay-data where nothing else is said, only for its owner, and the
   const path = join(relay.cwd, "relay-data");
   expect(readdirSync(path).sort()).toEqual(["VERSION", "data.mdb", "lock.mdb"]);
   expect(statSync(path).mode & 0o077).toBe(0);
-  expect(readFileSync(join(path, "VERSION"), "utf8")).toBe("topic-relay 3\n");
+  expect(readFileSync(join(path, "VERSION"), "utf8")).toBe("topic-relay 4\n");
 });
 
 describe("the start ends with a clear message, and nothing is touched", () => {
@@ -79,8 +79,8 @@ describe("the start ends with a clear message, and nothing is touched", () => {
   test("when it is of a newer version", async () => {
     const directory = await usedDirectory();
     const before = readFileSync(join(directory, "data.mdb"));
-    writeFileSync(join(directory, "VERSION"), "topic-relay 4\n");
-    await refused(directory, /is of version 4, from a newer topic-relay: this one knows version 3/);
+    writeFileSync(join(directory, "VERSION"), "topic-relay 5\n");
+    await refused(directory, /is of version 5, from a newer topic-relay: this one knows version 4/);
     expect(readFileSync(join(directory, "data.mdb")).equals(before)).toBe(true);
   });
 

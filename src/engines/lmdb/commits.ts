@@ -102,11 +102,12 @@ export class Commits {
     this.running ??= this.run();
   }
 
-  /** Writes what there is, if it can be written. */
-  async close(): Promise<void> {
+  /** Writes what there is, if it can be written. @returns whether all of it is on disk */
+  async close(): Promise<boolean> {
     this.closed = true;
     this.wake();
     await this.running;
+    return !this.failed && this.waiting.length === 1 && this.pending.isEmpty;
   }
 
   /** The last group, of those that are not on disk, for which something holds. */

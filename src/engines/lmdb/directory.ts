@@ -20,7 +20,7 @@ import { findDamage, findFalseStart } from "./damage.js";
 import { MAX_TABLES } from "./tables.js";
 
 /** Of the data directory: see docs/data-directory.md for what is in it, and for what was in earlier ones. */
-const VERSION = 3;
+const VERSION = 4;
 
 /** The earliest version that is upgraded. */
 const FIRST_VERSION = 1;

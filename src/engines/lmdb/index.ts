@@ -13,6 +13,7 @@ import { restoreClients } from "./restore.js";
 import { Changes, META, openTables, type Tables } from "./tables.js";
 import { Tombstones } from "./tombstones.js";
 import { upgradeKeys } from "./upgrade-keys.js";
+import { Uptime } from "./uptime.js";
 
 /** The window's share of the log: what is read again soon, and what is not on disk yet. */
 const WINDOW = { count: 100_000, bytes: 64 * 1024 * 1024 };
@@ -60,10 +61,11 @@ async function load(
 ): Promise<LocalEngine> {
   const bytesOfLog = tables.meta.get(META);
   const kept = bytesOfLog && (decode(bytesOfLog) as LogState);
-  const clock = new Clock(kept?.head.ms ?? 0);
-  const { clients, lists, newest } = await restoreClients(root, tables, kept?.head ?? ZERO, loading);
+  const clock = new Clock(Math.max(kept?.head.ms ?? 0, kept?.at ?? 0));
+  const uptime = new Uptime(clock, kept);
+  const { clients, lists, newest } = await restoreClients(root, tables, kept?.head ?? ZERO, uptime, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
-  const state = await begin(root, tables, directory, kept, clock, newest);
+  const state = await begin(root, tables, directory, kept, uptime, newest);
   finishDirectory(directory);
   const share = {
     age: retention.age,
@@ -74,7 +76,7 @@ async function load(
   const tell: Report = (level, message, error) => {
     report(level, level === "error" && isFull(directory) ? `${message}. The disk is full` : message, error);
   };
-  const journal = new LmdbJournal(root, tables, window, retention, state, clock, tombstones, lists, tell, keyRoom);
+  const journal = new LmdbJournal(root, tables, window, retention, state, uptime, tombstones, lists, tell, keyRoom);
   try {
     await upgradeKeys(root, tables, journal, clock.now(), loading);
   } catch (error) {
@@ -82,7 +84,9 @@ async function load(
     await journal.close();
     throw error;
   }
-  return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal.keys, journal);
+  const { origin, head, floor } = state;
+  const restored = { clock, origin, head, clients, crashed: uptime.crashed(floor) };
+  return new LocalEngine("lmdb", window, restored, journal.keys, journal);
 }
 
 /**
@@ -95,12 +99,14 @@ async function begin(
   tables: Tables,
   directory: string,
   kept: LogState | undefined,
-  clock: Clock,
+  uptime: Uptime,
   newest: EventId,
 ): Promise<LogState> {
-  const now = { ms: clock.now(), seq: 0 };
+  const now = { ms: uptime.clock.now(), seq: 0 };
   const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
-  const state = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
+  const log = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
+  uptime.begin(log.head);
+  const state = { ...log, ...uptime.state() };
   const changes = new Changes();
   changes.put(tables.meta, META, encode(state));
   try {

@@ -1,6 +1,5 @@
 import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { Clock } from "../../core/clock.js";
 import type { EngineReading, KeptClient, Matched } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
@@ -17,6 +16,7 @@ import { encode, type LogState } from "./records.js";
 import { Changes, META, type Tables } from "./tables.js";
 import type { Tombstones } from "./tombstones.js";
 import { Trimmer } from "./trimmer.js";
+import type { Uptime } from "./uptime.js";
 import { Writer } from "./writer.js";
 
 /** Age and size of the log are looked at after so many milliseconds, and when so much of its limit was written. */
@@ -54,7 +54,7 @@ export class LmdbJournal implements Journal {
     private readonly window: Window,
     private readonly retention: Retention,
     { origin, head, floor, count }: LogState,
-    private readonly clock: Clock,
+    private readonly uptime: Uptime,
     private readonly tombstones: Tombstones,
     private readonly lists: Lists,
     private readonly report: Report,
@@ -65,7 +65,7 @@ export class LmdbJournal implements Journal {
     this.audiences = new Audiences(tables.audiences);
     this.trimmer = new Trimmer(tables, retention, floor, count, () => this.audiences.forget());
     this.reader = new LogReader(tables, () => this.floor, head);
-    this.writer = new Writer(tables, this.reader, this.audiences, lists);
+    this.writer = new Writer(tables, this.reader, this.audiences, lists, uptime);
     this.commits = new Commits(
       {
         commit: (group) => this.commit(group),
@@ -84,7 +84,7 @@ export class LmdbJournal implements Journal {
       },
       report,
     );
-    this.keys = new LmdbKeys(tables, this.commits, clock, keyRoom);
+    this.keys = new LmdbKeys(tables, this.commits, uptime.clock, keyRoom);
     window.pinned = head;
   }
 
@@ -183,7 +183,8 @@ export class LmdbJournal implements Journal {
   }
 
   async close(): Promise<void> {
-    await this.commits.close();
+    const isWhole = await this.commits.close();
+    if (isWhole) await this.noteEnd();
     await this.root.close();
   }
 
@@ -211,11 +212,24 @@ export class LmdbJournal implements Journal {
     const prepared = takeTurns(this.prepare(changes, group));
     if (prepared) await prepared;
     this.head = group.head ?? this.head;
-    const { origin, head, trimmer } = this;
-    changes.put(this.tables.meta, META, encode({ origin, head, floor: trimmer.floor, count: trimmer.count }));
+    changes.put(this.tables.meta, META, encode(this.state()));
     await changes.commit(this.root);
     this.lists.written();
-    this.trimDue ||= trimmer.count > this.retention.count;
+    this.trimDue ||= this.trimmer.count > this.retention.count;
+  }
+
+  /** @param clean whether nothing is written after it */
+  private state(clean?: true): LogState {
+    const { origin, head, trimmer, uptime } = this;
+    return { origin, head, floor: trimmer.floor, count: trimmer.count, ...uptime.state(clean) };
+  }
+
+  /** Notes that this end is an orderly one. */
+  private async noteEnd(): Promise<void> {
+    const changes = new Changes();
+    changes.put(this.tables.meta, META, encode(this.state(true)));
+    // If this fails, the next start takes the end for a crash. Clients then have more time, and not less.
+    await changes.commit(this.root).catch(() => undefined);
   }
 
   /** What a commit brings, and what goes from the old end of the log with it. */
@@ -226,7 +240,7 @@ export class LmdbJournal implements Journal {
   }
 
   private *drop(changes: Changes, events: number, renewed: ReadonlySet<string>): Pieces {
-    const now = this.clock.now();
+    const now = this.uptime.clock.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
     const { trimmer, trimmedAt, written } = this;

@@ -6,6 +6,7 @@ import { LIVE } from "../../core/sent.js";
 import { ID_BYTES, readId, writeId } from "./bytes.js";
 import { type EarlierMore, type KeptProgress, narrowedBefore, withEarlier } from "./earlier-rows.js";
 import type { Ref } from "./lists.js";
+import type { Uptime, UptimeState } from "./uptime.js";
 
 // Values in JSON, as what they hold may grow with versions. An id is `{"ms", "seq"}`.
 
@@ -16,7 +17,7 @@ export interface Tombstone extends Pick<ClientRecord, "userId" | "received" | "n
 }
 
 /** The table of the log's state has one row. */
-export interface LogState {
+export interface LogState extends UptimeState {
   readonly origin: EventId;
   /** The last id that was given out to something that is kept. */
   readonly head: EventId;
@@ -60,12 +61,12 @@ type Row = [
  * client is gone when the row is read.
  * @param ref how the row refers to a list
  */
-export function encodeClient(record: ClientRecord, ref: (names: readonly string[]) => Ref): Buffer {
+export function encodeClient(record: ClientRecord, ref: (names: readonly string[]) => Ref, uptime: Uptime): Buffer {
   const { userId, ttl, expiresAt, subscriptions, rooms, narrowed, allow, key, until } = record;
   const row: Row = [
     userId,
     ttl,
-    expiresAt ?? null,
+    expiresAt === undefined ? null : uptime.stored(expiresAt),
     subscriptions.map(({ from, topics, ...more }) => {
       const { ms, seq } = from;
       return more.since || more.isLost ? [ms, seq, ref(topics), more] : [ms, seq, ref(topics)];
@@ -127,6 +128,7 @@ export function decodeClient(
   progress: KeptProgress,
   head: EventId,
   listOf: (ref: Ref) => readonly string[],
+  uptime: Uptime,
 ): ClientRecord {
   const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
@@ -145,7 +147,7 @@ export function decodeClient(
     key: more.key,
     until: more.until,
     ttl,
-    expiresAt: expiresAt ?? undefined,
+    expiresAt: expiresAt === null ? undefined : uptime.restored(expiresAt, ttl),
     cursor,
     confirmed,
     received,

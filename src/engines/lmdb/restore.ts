@@ -9,6 +9,7 @@ import { withoutEvent } from "./earlier-rows.js";
 import { Lists } from "./lists.js";
 import { decodeClient, decodeProgress } from "./records.js";
 import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
+import type { Uptime } from "./uptime.js";
 
 export interface RestoredClients {
   readonly clients: ClientTable;
@@ -22,6 +23,7 @@ export async function restoreClients(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
   head: EventId,
+  uptime: Uptime,
   loading: Loading,
 ): Promise<RestoredClients> {
   const lists = new Lists(tables.lists);
@@ -43,7 +45,7 @@ export async function restoreClients(
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
       const earlier = next.value.value.received ? undefined : key;
-      const record = decodeClient(key, value, next.value.value, head, restoring.listOf);
+      const record = decodeClient(key, value, next.value.value, head, restoring.listOf, uptime);
       if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);

@@ -10,6 +10,7 @@ import { type LogReader, replaceableKey } from "./log-reader.js";
 import { BlockPostings, decodePlaces, encodePlaces, postingKeys } from "./postings.js";
 import { encode, encodeClient, encodeProgress } from "./records.js";
 import type { Changes, Tables } from "./tables.js";
+import type { Uptime } from "./uptime.js";
 
 /** Turns what happened into rows. */
 export class Writer {
@@ -18,6 +19,7 @@ export class Writer {
     private readonly reader: LogReader,
     private readonly audiences: Audiences,
     private readonly lists: Lists,
+    private readonly uptime: Uptime,
   ) {}
 
   /** @returns digests of the replacement keys that have newer events now */
@@ -37,7 +39,7 @@ export class Writer {
     }
     for (const record of group.clients.values()) {
       const ref = yield* lists.keep(record);
-      changes.put(tables.clients, clientKey(record.id), encodeClient(record, ref));
+      changes.put(tables.clients, clientKey(record.id), encodeClient(record, ref, this.uptime));
       changes.put(tables.cursors, clientKey(record.id), encodeProgress(record));
       yield;
     }
