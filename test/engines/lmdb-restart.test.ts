@@ -96,7 +96,13 @@ describe("a restart keeps", () => {
     await on.relay.clients.change(id, { set: ["c"], join: "room" });
     const before = await on.relay.clients.get(id);
     await on.restart();
-    expect(await on.relay.clients.get(id)).toEqual({ ...before, node: expect.anything() as unknown });
+    const after = await on.relay.clients.get(id);
+    const { expiresAt = 0 } = after;
+    expect(after).toEqual({ ...before, node: expect.anything() as unknown, expiresAt });
+    // Later by as long as no relay ran.
+    const down = expiresAt - (before.expiresAt ?? 0);
+    expect(down).toBeGreaterThanOrEqual(0);
+    expect(down).toBeLessThan(10_000);
     await on.relay.publisher.publish([
       { topic: "b.1", message: "2" },
       { topic: "c", message: "3" },
