@@ -52,7 +52,7 @@ export function headOf({ id, time, topic, users, ttl, key }: Event): EventHead {
 const SAME_TIME = 1000;
 
 /** The `time` of an event. @param wall the clock on the wall when it was published */
-export function timeOf({ ms }: EventId, wall: number): number {
+export function publishedAt({ ms }: EventId, wall: number): number {
   return Math.abs(wall - ms) > SAME_TIME ? wall : ms;
 }
 

@@ -14,7 +14,7 @@ import {
   onceName,
   type Question,
 } from "../core/engine.js";
-import { type Event, type EventDraft, timeOf } from "../core/event.js";
+import { type Event, type EventDraft, publishedAt } from "../core/event.js";
 import { type EventId, IdSource } from "../core/id.js";
 import { type Loading, UNOBSERVED } from "../core/loading.js";
 import { inTurns, Turns } from "../core/turns.js";
@@ -186,7 +186,7 @@ export class LocalEngine implements Engine {
     this.last = id;
     const { topic, users, message, ttl, key, attributes } = draft;
     // Spelt out, as it is much faster than a spread.
-    const event: Event = { id, time: timeOf(id, clock.wall), topic, users, message, ttl, key, attributes };
+    const event: Event = { id, time: publishedAt(id, clock.wall), topic, users, message, ttl, key, attributes };
     if (ttl === 0) {
       const replaces = this.window.withdraw(draft) ?? this.journal?.replacedBy(draft);
       this.hand({ kind: "event", event, replaces });
