@@ -8,7 +8,7 @@ const HOUR = 3_600_000;
 async function durationOf(holds: () => Promise<boolean>, every = 20): Promise<number> {
   const start = performance.now();
   while (!(await holds())) {
-    if (performance.now() - start > 5000) return Infinity;
+    if (performance.now() - start > 8000) return Infinity;
     await pause(every);
   }
   return performance.now() - start;
@@ -79,7 +79,7 @@ describe.each([
     const client = await machine.register(300);
     // What is not there any more is not sent.
     const isGone = async (): Promise<boolean> => (await machine.replay(client, "0")).length === 0;
-    expect(await durationOf(isGone, 200)).toBeLessThan(4500);
+    expect(await durationOf(isGone, 200)).toBeLessThan(7500);
   });
 
   test("is seen in the time of the events that are published then, live and from the log", async () => {
