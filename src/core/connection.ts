@@ -197,13 +197,13 @@ export class Connection implements ReaderConnection {
 
   hurry(): void {
     const { confirmation, shared } = this;
-    const now = Date.now();
+    const now = performance.now();
     if (confirmation.dueIn(now) !== undefined) shared.pings.add(this, confirmation.aloneIn(now, true));
   }
 
   /** Asks for a confirmation, and for a sign of life, now. */
   ping(): void {
-    const frame = this.confirmation.question(Date.now()) ?? this.encoder.ping?.("");
+    const frame = this.confirmation.question(performance.now()) ?? this.encoder.ping?.("");
     if (frame) this.send(frame);
   }
 
@@ -333,7 +333,7 @@ export class Connection implements ReaderConnection {
   private questionIfDue(): Frame | undefined {
     const { confirmation } = this;
     const { pings } = this.shared;
-    const now = Date.now();
+    const now = performance.now();
     const due = confirmation.dueIn(now);
     if (due === undefined) return undefined;
     if (due === 0) {

@@ -45,7 +45,7 @@ export interface Matched {
 export type Question =
   /** What became of the events; answered with one list of deliveries for each of them. */
   | { readonly ask: "deliveries"; readonly events: readonly EventId[] }
-  /** Wait until this relay's clients have confirmed the events, or until `until` (Unix milliseconds). */
+  /** Wait until this relay's clients have confirmed the events, or until `until` (by the engine's clock). */
   | { readonly ask: "confirmed"; readonly events: readonly EventId[]; readonly until: number }
   | { readonly ask: "connections" };
 

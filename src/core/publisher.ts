@@ -114,7 +114,7 @@ export class Publisher {
     return { event: receipt.head, deliveries: ifKnown(further) };
   }
 
-  /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (Unix milliseconds). */
+  /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (by the engine's clock). */
   async confirmed(ids: readonly EventId[], until: number, signal?: AbortSignal): Promise<void> {
     // In the order of their ids: who has confirmed the last one that it was sent has confirmed all.
     const sent = new Map<Reader, EventId>();
@@ -127,7 +127,7 @@ export class Publisher {
     const last = [...sent].filter(([reader, id]) => !reader.gone && compareIds(id, reader.confirmed) > 0);
     if (last.length === 0 || this.stopped || signal?.aborted) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(() => end(), until - Date.now());
+      const timer = setTimeout(() => end(), until - this.engine.now());
       const left = new Map(last.map(([reader, id]) => [reader, reader.awaitConfirmed(id, () => done(reader))]));
       const done = (reader: Reader): void => {
         left.get(reader)?.();
@@ -189,7 +189,7 @@ export class Publisher {
   }
 
   private async replies(ids: readonly EventId[], wait?: number, signal?: AbortSignal): Promise<PublishReply[]> {
-    const until = Date.now() + (wait ?? 0);
+    const until = this.engine.now() + (wait ?? 0);
     // What counts as sent has been written by then; and publishers do not hurry ahead of subscribers.
     await this.flusher.written();
     const elsewhere = await this.ask(ids);

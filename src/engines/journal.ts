@@ -15,11 +15,6 @@ export interface Restored {
   /** Above every id that was ever given out. */
   readonly head: EventId;
   readonly clients: ClientTable;
-  /**
-   * The head at the last start after an end that was not orderly, unless the log has nothing from before that any more: what
-   * clients confirmed up to there may not all be known.
-   */
-  readonly crashed?: EventId | undefined;
 }
 
 export interface JournalReceipt extends Omit<KeptReceipt, "matched"> {

@@ -1,6 +1,7 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import type { ClientRecord } from "../../src/core/client.js";
 import { Clock } from "../../src/core/clock.js";
-import type { EventId } from "../../src/core/id.js";
+import { type EventId, NEVER, timeAt, ZERO } from "../../src/core/id.js";
 import { Uptime, type UptimeState } from "../../src/engines/lmdb/uptime.js";
 
 const HOUR = 3_600_000;
@@ -9,8 +10,10 @@ function at(ms: number): EventId {
   return { ms, seq: 0 };
 }
 
+type Kept = UptimeState & { readonly head: EventId; readonly floor: EventId };
+
 /** A relay that starts at some time, with what the one before has written. */
-function start(now: number, kept?: UptimeState): { uptime: Uptime; end: (after: number, clean?: true) => UptimeState } {
+function start(now: number, kept?: Kept): { uptime: Uptime; end: (after: number, clean?: true) => Kept } {
   let [wall, steady] = [now, 0];
   const clock = new Clock(
     0,
@@ -18,11 +21,10 @@ function start(now: number, kept?: UptimeState): { uptime: Uptime; end: (after: 
     () => steady,
   );
   const uptime = new Uptime(clock, kept);
-  uptime.begin(at(now));
-  const end = (after: number, clean?: true): UptimeState => {
+  const end = (after: number, clean?: true): Kept => {
     wall += after;
     steady += after;
-    return uptime.state(clean);
+    return { head: at(now), floor: at(0), ...uptime.state(clean) };
   };
   return { uptime, end };
 }
@@ -56,23 +58,36 @@ test("after a crash no deadline is sooner than the whole ttl, and later ones sta
 });
 
 test("what an earlier version wrote counts as a crash, and its deadlines are as they were", () => {
-  const { uptime } = start(5 * HOUR, {});
+  const { uptime } = start(5 * HOUR, { head: at(HOUR), floor: at(0) });
   expect(uptime.restored(6 * HOUR, 1)).toBe(6 * HOUR);
   expect(uptime.restored(HOUR, 10)).toBe(5 * HOUR + 10_000);
-  expect(uptime.crashed(at(0))).toEqual(at(5 * HOUR));
 });
 
-test("the head at the last start after a crash is known until the log has nothing from before it", () => {
-  const first = start(HOUR);
-  expect(first.uptime.crashed(at(0))).toBeUndefined();
-  const clean = start(2 * HOUR, first.end(0, true));
-  expect(clean.uptime.crashed(at(0))).toBeUndefined();
-  const crashed = start(3 * HOUR, clean.end(0));
-  const later = start(4 * HOUR, crashed.end(0, true));
-  for (const { uptime } of [crashed, later]) {
-    expect(uptime.crashed(at(3 * HOUR - 1))).toEqual(at(3 * HOUR));
-    expect(uptime.crashed(at(3 * HOUR))).toBeUndefined();
-  }
-  const again = start(5 * HOUR, later.end(0));
-  expect(again.uptime.crashed(at(3 * HOUR))).toEqual(at(5 * HOUR));
+describe("what a client may have confirmed before a crash, and the disk does not have", () => {
+  const unsure = ({ uptime }: { uptime: Uptime }, expiresAt?: number): ClientRecord["received"] =>
+    uptime.unsure({
+      ...{ id: "a".repeat(32), userId: 1, subscriptions: [{ from: at(1), topics: [] }], rooms: [], ttl: 300, node: "" },
+      ...{ cursor: at(9), confirmed: at(9), received: [], narrowed: [], expiresAt },
+    }).received;
+
+  test("is what was on its way to it: of a client that was away, only what was dropped after the last commit", () => {
+    const first = start(HOUR);
+    expect(unsure(first)).toEqual([]);
+    expect(unsure(start(2 * HOUR, first.end(500, true)))).toEqual([]);
+    const crashed = start(2 * HOUR, start(HOUR).end(500));
+    expect(unsure(crashed)).toEqual([{ after: at(9), through: at(HOUR), earliest: ZERO, latest: NEVER }]);
+    const [away] = unsure(crashed, 5 * HOUR);
+    expect(away?.latest).toEqual(NEVER);
+    expect(timeAt(away?.earliest as EventId)).toBe(HOUR + 500);
+  });
+
+  test("is remembered over later starts, from the first crash on, until the log has nothing from before it", () => {
+    const crashed = start(2 * HOUR, start(HOUR).end(500));
+    const clean = start(3 * HOUR, crashed.end(0, true));
+    expect(unsure(clean)).toEqual(unsure(crashed));
+    const again = start(4 * HOUR, clean.end(0));
+    expect(unsure(again, 9 * HOUR)).toMatchObject([{ through: at(3 * HOUR), earliest: { ms: HOUR + 499 } }]);
+    const trimmed = start(4 * HOUR, { ...clean.end(0), floor: at(HOUR) });
+    expect(unsure(trimmed, 9 * HOUR)).toMatchObject([{ earliest: { ms: 3 * HOUR } }]);
+  });
 });

@@ -84,9 +84,7 @@ async function load(
     await journal.close();
     throw error;
   }
-  const { origin, head, floor } = state;
-  const restored = { clock, origin, head, clients, crashed: uptime.crashed(floor) };
-  return new LocalEngine("lmdb", window, restored, journal.keys, journal);
+  return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal.keys, journal);
 }
 
 /**
@@ -105,7 +103,6 @@ async function begin(
   const now = { ms: uptime.clock.now(), seq: 0 };
   const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
   const log = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
-  uptime.begin(log.head);
   const state = { ...log, ...uptime.state() };
   const changes = new Changes();
   changes.put(tables.meta, META, encode(state));

@@ -42,7 +42,7 @@ export class LmdbJournal implements Journal {
   private readonly audiences: Audiences;
   private readonly trimmer: Trimmer;
   private readonly writer: Writer;
-  private complainedAt = 0;
+  private complainedAt = -Infinity;
   private trimmedAt = 0;
   /** Bytes since then. */
   private written = 0;
@@ -154,7 +154,7 @@ export class LmdbJournal implements Journal {
     try {
       return { ...(await this.reader.read(query)), asOf };
     } catch (error) {
-      const now = Date.now();
+      const now = performance.now();
       if (now - this.complainedAt > COMPLAIN_EVERY) {
         this.complainedAt = now;
         this.report("error", "the log can not be read everywhere: data.mdb is damaged", error);

@@ -45,7 +45,7 @@ export async function restoreClients(
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
       const earlier = next.value.value.received ? undefined : key;
-      const record = decodeClient(key, value, next.value.value, head, restoring.listOf, uptime);
+      const record = uptime.unsure(decodeClient(key, value, next.value.value, head, restoring.listOf, uptime));
       if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);

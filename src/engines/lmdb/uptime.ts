@@ -1,13 +1,17 @@
 import type { Clock } from "../../core/clock.js";
 import { CONNECT_WITHIN } from "../../core/clients.js";
-import { compareIds, type EventId } from "../../core/id.js";
+import type { ClientRecord } from "../../core/client.js";
+import { compareIds, earlierOf, type EventId, momentOf, NEVER } from "../../core/id.js";
+import { LIVE, withSent } from "../../core/sent.js";
 
 /** A start after an end that was not orderly. */
 interface Crash {
   /** The uptime then. */
   readonly at: number;
-  /** The log's head after that start. */
+  /** The last event on disk. */
   readonly head: EventId;
+  /** The moment of the last commit: what the disk has is whole up to here, but for what connected clients had confirmed. */
+  readonly known: EventId;
 }
 
 /** What the log's state has of time. All of it is absent where a relay of version 3 or earlier wrote it. */
@@ -28,30 +32,29 @@ export interface UptimeState {
  */
 export class Uptime {
   private readonly down: number;
-  /** The uptime at the last start after a crash. */
-  private readonly crashedAt: number | undefined;
-  private crash: Crash | undefined;
+  /** The last crash before which the log still has events. */
+  private readonly crash: Crash | undefined;
 
   /** @param kept what the log was when the last relay ended; undefined: there is none */
   constructor(
     readonly clock: Clock,
-    kept: UptimeState | undefined,
+    kept: (UptimeState & { readonly head: EventId; readonly floor: EventId }) | undefined,
   ) {
     const now = clock.now();
     const { at = now, down = 0, clean = false, crashed } = kept ?? { clean: true };
     this.down = down + Math.max(0, now - at);
-    this.crash = clean ? crashed : undefined;
-    this.crashedAt = clean ? crashed?.at : now - this.down;
-  }
-
-  /** To be called when it is known where the log goes on. */
-  begin(head: EventId): void {
-    if (this.crashedAt !== undefined) this.crash ??= { at: this.crashedAt, head };
-  }
-
-  /** The head at the last start after a crash; undefined: there was none, or the log has nothing from before it any more. */
-  crashed(floor: EventId): EventId | undefined {
-    return this.crash && compareIds(floor, this.crash.head) < 0 ? this.crash.head : undefined;
+    const earlier = kept && crashed && compareIds(kept.floor, crashed.head) < 0 ? crashed : undefined;
+    if (!kept || clean) {
+      this.crash = crashed;
+      return;
+    }
+    const known = momentOf(kept.head, kept.at ?? 0);
+    this.crash = {
+      at: now - this.down,
+      head: kept.head,
+      // Rows that were not written since the crash before are as old as they were then.
+      known: earlier ? earlierOf(earlier.known, known) : known,
+    };
   }
 
   /** @param clean whether nothing is written after it */
@@ -70,7 +73,21 @@ export class Uptime {
    * @param stored as it is on disk
    */
   restored(stored: number, ttl: number): number {
-    const whole = (this.crashedAt ?? -Infinity) + (ttl || CONNECT_WITHIN) * 1000;
+    const whole = (this.crash?.at ?? -Infinity) + (ttl || CONNECT_WITHIN) * 1000;
     return Math.max(stored, whole) + this.down;
+  }
+
+  /**
+   * A client as it is on disk. What it confirmed last before a crash, the disk may not have: when that was dropped since,
+   * it is not known whether the client has received it.
+   */
+  unsure(record: ClientRecord): ClientRecord {
+    const { crash } = this;
+    const { cursor, received, expiresAt } = record;
+    if (!crash || compareIds(cursor, crash.head) >= 0) return record;
+    // A client that was away got nothing before the last commit.
+    const earliest = expiresAt === undefined ? LIVE : crash.known;
+    const unsure = { after: cursor, through: crash.head, earliest, latest: NEVER };
+    return { ...record, received: withSent(received, unsure) };
   }
 }
