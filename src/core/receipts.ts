@@ -105,10 +105,10 @@ export class Receipts {
     const isReceived = isSent(who.received, id, dropped);
     if (isReceived) return "confirmed";
     const isUnderWay = "connection" in who && who.connection ? isSent(who.connection.sent, id, dropped) : false;
-    if (isUnderWay) return "sent";
+    if (isUnderWay !== false) return isUnderWay ? "sent" : "unknown";
     const isDropped = compareIds(id, log.floor) <= 0 || (dropped && compareIds(dropped, log.moment) <= 0);
     if (!isDropped && who.place && isOwed(who.place, head)) return "waiting";
-    return isReceived === false && isUnderWay === false ? "expired" : "unknown";
+    return isReceived === false ? "expired" : "unknown";
   }
 
   private forgetOldest(): void {

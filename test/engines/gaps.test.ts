@@ -1,0 +1,99 @@
+import { describe, expect, test } from "vitest";
+import type { Encoder } from "../../src/core/encoder.js";
+import type { Opened } from "../support/sink.js";
+import { lineEncoders, MemorySink, turns } from "../support/sink.js";
+import { pong, Stage } from "../support/stage.js";
+
+/** What the first frame says. */
+function isGapSaid({ sink }: Opened): unknown {
+  return sink.frames[0]?.data?.["gap"];
+}
+
+/** Whether a connection that says it in a response header would be told. */
+async function isGapKnown(stage: Stage): Promise<boolean> {
+  return (await stage.relay.connections.preview(stage.id)).gap;
+}
+
+async function openRaw(stage: Stage, gapSaid = false): Promise<Opened> {
+  const sink = new MemorySink();
+  const raw: Encoder = lineEncoders.raw;
+  const connection = await stage.relay.connections.open(stage.id, sink, raw, { gapSaid });
+  await turns(20);
+  return { sink, connection };
+}
+
+/** More than the log keeps. */
+async function publishMore(stage: Stage): Promise<void> {
+  for (let n = 0; n < 20; n++) await stage.publish();
+  stage.engine.trim(stage.engine.now());
+  await stage.engine.probe();
+}
+
+describe("a gap stays owed until the client has confirmed something later", () => {
+  const ends = [
+    ["in order", (stage: Stage) => stage.restart()],
+    ["as by a crash", (stage: Stage) => stage.crash()],
+  ] as const;
+
+  test.each(ends)("when a connection was closed because of it, and the relay ended %s", async (_, end) => {
+    const stage = await Stage.begin(["a"], { count: 5 });
+    await publishMore(stage);
+    const raw = await openRaw(stage);
+    expect(raw.sink.closed?.code).toBe(1013);
+    await stage.relay.connections.closed(raw.connection, 1013);
+    await end(stage);
+    expect(await isGapKnown(stage)).toBe(true);
+  });
+
+  test.each(ends)("when a connection was told and lost before it answered, and the relay ended %s", async (_, end) => {
+    const stage = await Stage.begin(["a"], { count: 5 });
+    await publishMore(stage);
+    for (let times = 0; times < 3; times++) {
+      const told = await openRaw(stage, true);
+      expect(told.sink.closed).toBeUndefined();
+      await stage.lose(told);
+      const json = await stage.connect();
+      expect(isGapSaid(json)).toBe(true);
+      await stage.lose(json);
+    }
+    await end(stage);
+    expect(isGapSaid(await stage.connect())).toBe(true);
+  });
+
+  test("a client that answers, with nothing published since, is told once", async () => {
+    const stage = await Stage.begin(["a"], { count: 5 });
+    await publishMore(stage);
+    const told = await stage.connect();
+    expect([isGapSaid(told), told.sink.events.length]).toEqual([true, 5]);
+    pong(told);
+    await stage.lose(told);
+    expect(isGapSaid(await stage.connect())).toBe(false);
+    await stage.crash();
+    await stage.lose(await stage.connect());
+  });
+
+  test("a gap with nothing after it is asked for, so that it is told once", async () => {
+    const stage = await Stage.begin(["a"], { age: 1 });
+    await stage.publish();
+    stage.engine.trim(stage.engine.now() + 1000);
+    await stage.engine.probe();
+    const told = await openRaw(stage, true);
+    expect(told.sink.pings).toHaveLength(1);
+    pong(told);
+    await stage.lose(told);
+    expect(await isGapKnown(stage)).toBe(false);
+  });
+
+  test("with acks by hand, only an ack at or after it is an answer", async () => {
+    const stage = await Stage.begin(["a"], { count: 5 });
+    await publishMore(stage);
+    const told = await stage.connect({ manualAck: true });
+    pong(told);
+    await stage.lose(told);
+    const again = await stage.connect({ manualAck: true });
+    expect(isGapSaid(again)).toBe(true);
+    expect(again.connection.ack(await stage.publish())).toBe(true);
+    await stage.lose(again);
+    expect(await isGapKnown(stage)).toBe(false);
+  });
+});
