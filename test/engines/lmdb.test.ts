@@ -143,6 +143,16 @@ test("a directory is not opened twice, and again when it was closed", async () =
   await (await openLmdbEngine(options)).close();
 });
 
+test("an event that is trimmed has no receipt, also while its block is on disk", async () => {
+  const { engine } = await reopening({ retention: { ...RETENTION, count: 4 } });
+  const { ids } = await engine.append(Array.from({ length: 10 }, () => ({ topic: "a", message: "1" })));
+  // A commit, which trims.
+  await engine.probe();
+  expect(engine.floor).toEqual(ids[5]);
+  const known = await Promise.all(ids.map(async (id) => (await engine.receipt?.(id)) !== undefined));
+  expect(known).toEqual(ids.map((_, index) => index > 5));
+});
+
 function replaces(later: EventDraft, earlier: EventDraft): boolean {
   const users = (event: EventDraft): string | undefined =>
     event.users && JSON.stringify(event.users.map(String).sort());

@@ -66,8 +66,9 @@ export class LogReader {
     return events ?? this.scan(asked);
   }
 
-  /** An event that is kept; undefined when it is not. */
+  /** An event that is kept; undefined when it is not, or is trimmed. */
   find(id: EventId): { block: Block; index: number } | undefined {
+    if (compareIds(id, this.floor()) <= 0) return undefined;
     const block = this.blockAt(id);
     const index = block?.indexOf(id);
     return block && index !== undefined ? { block, index } : undefined;
