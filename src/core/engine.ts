@@ -170,13 +170,15 @@ export interface Engine {
    * @throws {RelayError} unavailable: it can not
    */
   probe(): Promise<void>;
-  /**
-   * Whether an event that the query asks for may have been trimmed; true when that is not known any more. MUST NOT hold
-   * the event loop for longer than some milliseconds.
-   */
-  trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean>;
   /** Drops what the retention does not allow any more. @param now of the engine's clock */
   trim(now: number): void;
+  /**
+   * Whether an event that the query asks for may have been trimmed: an event at or below the floor, as the floor is when
+   * this is called, that its reader could still have had. True as well when the engine does not know that any more. When
+   * the floor has moved by the time of the answer, ask again, from the floor that the answer is about. To be asked only
+   * for a reader below the floor. MUST NOT hold the event loop for longer than some milliseconds.
+   */
+  trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean>;
   /** What is known of an event that the relay itself has forgotten. Absent: nothing is. */
   readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
   readonly clients: ClientStore;

@@ -3,6 +3,7 @@ import { compareIds, type EventId, ZERO } from "./id.js";
 import { matcherOf } from "./matcher.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
 import { SegmentTrie } from "./trie.js";
+import type { Trimmed } from "./trimmed.js";
 
 /** What a reader asks of the log: its events after a cursor. */
 export interface Query {
@@ -82,11 +83,15 @@ export class Window {
   /** What comes after this id is not dropped, whatever the retention says: an engine has it nowhere else yet. */
   pinned: EventId | undefined;
 
-  /** @param floor events up to and with this id are not in the window */
+  /**
+   * @param floor events up to and with this id are not in the window
+   * @param remembered what the window trims is noted there. Absent: an engine has the events elsewhere too
+   */
   constructor(
     private readonly retention: Retention,
     floor: EventId = ZERO,
     private readonly bounds: ReadBounds = READ_BOUNDS,
+    private readonly remembered?: Trimmed,
   ) {
     this.lowest = floor;
   }
@@ -144,9 +149,15 @@ export class Window {
       if (this.pinned && compareIds(oldest.id, this.pinned) > 0) return false;
       if (!isTooMuch && left <= 0) return true;
       left -= 1 + (oldest.event?.users?.length ?? 0);
+      if (oldest.event) this.remembered?.note(oldest.event, now);
       this.drop(oldest);
     }
     return false;
+  }
+
+  /** As `Engine.trimmed`. */
+  trimmed(query: Omit<Query, "limit">): boolean {
+    return this.remembered?.has(query) ?? true;
   }
 
   /** Drops everything up to and with `id`. */

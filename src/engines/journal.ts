@@ -56,6 +56,8 @@ export interface Journal {
   /** That an id was given out to something that is not kept. */
   note(id: EventId): void;
   read(query: Query): Promise<EngineReading>;
+  /** As `Engine.trimmed`. */
+  trimmed(query: Omit<Query, "limit">): Promise<boolean>;
   /** What is known of an event: its head, whom it matched, and what has taken its place. */
   receipt(event: EventId): JournalReceipt | undefined;
   /** A client that was removed or forgotten; not for ever. */

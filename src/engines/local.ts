@@ -122,13 +122,13 @@ export class LocalEngine implements Engine {
     await this.journal?.probe();
   }
 
-  trimmed(): boolean {
-    return true;
-  }
-
   trim(now: number): void {
     this.trimMemory(now);
     this.journal?.trim(now);
+  }
+
+  trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean> {
+    return (this.journal ?? this.window).trimmed(query);
   }
 
   async ask(from: string, question: Question): Promise<Answer[]> {

@@ -1,4 +1,5 @@
 import { Clock } from "../core/clock.js";
+import { Trimmed, trimmedRoom } from "../core/trimmed.js";
 import { type Retention, Window } from "../core/window.js";
 import { ClientTable } from "./client-table.js";
 import { LocalEngine } from "./local.js";
@@ -12,6 +13,7 @@ export class MemoryEngine extends LocalEngine {
     const clock = new Clock(0);
     const origin = { ms: clock.now(), seq: 0 };
     const restored = { clock, origin, head: origin, clients: new ClientTable() };
-    super("memory", new Window(retention, origin), restored, new MemoryKeys(clock, keyRoom));
+    const window = new Window(retention, origin, undefined, new Trimmed(origin, trimmedRoom(retention)));
+    super("memory", window, restored, new MemoryKeys(clock, keyRoom));
   }
 }

@@ -1,9 +1,10 @@
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import type { ClientRecord } from "../../src/core/client.js";
 import type { Engine, Entry, Follower } from "../../src/core/engine.js";
 import { compareIds, type EventId, formatId, ZERO } from "../../src/core/id.js";
 import { Log } from "../../src/core/log.js";
 import { Relay } from "../../src/core/relay.js";
+import type { Retention } from "../../src/core/window.js";
 import { open, turns } from "../support/sink.js";
 import { relaySettings } from "../support/settings.js";
 
@@ -11,8 +12,11 @@ export interface EngineSetup {
   /**
    * An engine on storage of its own; `another` is what a second relay uses that shares this storage: the same
    * instance, or another one.
+   * @param retention where it differs from one that trims nothing
    */
-  readonly make: () => Promise<{ engine: Engine; another: () => Promise<Engine>; close: () => Promise<void> }>;
+  readonly make: (
+    retention?: Partial<Retention>,
+  ) => Promise<{ engine: Engine; another: () => Promise<Engine>; close: () => Promise<void> }>;
 }
 
 interface Fixture {
@@ -22,8 +26,8 @@ interface Fixture {
 
 /** What every engine has to do: see `Engine` for the contract in words. */
 export function testEngine(name: string, { make }: EngineSetup): void {
-  const setUp = async (): Promise<Fixture> => {
-    const { engine, another, close } = await make();
+  const setUp = async (retention?: Partial<Retention>): Promise<Fixture> => {
+    const { engine, another, close } = await make(retention);
     onTestFinished(close);
     return { engine, another };
   };
@@ -110,6 +114,100 @@ export function testEngine(name: string, { make }: EngineSetup): void {
           entry.kind === "event" && entry.replaces ? [entry.replaces.id] : [],
         );
         expect(replacing).toEqual([ids[0]]);
+      });
+    });
+
+    describe("tells which readers miss what was trimmed", () => {
+      type Drafts = Parameters<Engine["append"]>[0];
+
+      /** Appends one by one or all at once, and lets the engine trim. */
+      const appended = async (engine: Engine, drafts: Drafts, together: boolean): Promise<EventId[]> => {
+        const batches = together ? [drafts] : drafts.map((one) => [one]);
+        const ids: EventId[] = [];
+        for (const batch of batches) ids.push(...(await engine.append(batch)).ids);
+        await engine.probe();
+        return ids;
+      };
+      const quiet = { topics: ["quiet", "quiet.*"], user: "1" };
+
+      describe.each([
+        ["one by one", false],
+        ["together", true],
+      ])("appended %s", (_, together) => {
+        test("a reader for whom nothing was trimmed, and one for whom something was", async () => {
+          const { engine } = await setUp({ count: 3 });
+          const drafts = [
+            draft("before"),
+            draft("a.x"),
+            draft("other"),
+            ...Array.from({ length: 3 }, () => draft("b")),
+          ];
+          const ids = await appended(engine, drafts, together);
+          const [before, trimmed, floor] = ids as [EventId, EventId, EventId];
+          expect(engine.floor).toEqual(floor);
+          const asks = (topics: string[], after: EventId) => engine.trimmed({ topics, user: "1", after });
+          for (const after of [engine.origin, before]) {
+            expect(await engine.trimmed({ ...quiet, after })).toBe(false);
+            for (const topic of ["a.x", "a.*", "a.>", "*.x", ">", "*.*"]) {
+              expect(await asks(["quiet", topic], after), topic).toBe(true);
+            }
+            for (const topic of ["a", "a.x.>", "x.*", "*.y"]) expect(await asks([topic], after), topic).toBe(false);
+          }
+          expect(await asks(["a.x"], trimmed)).toBe(false);
+          expect(await asks(["a.x", "a.*"], { ...trimmed, seq: trimmed.seq + 1 })).toBe(false);
+          expect(await asks([">"], trimmed)).toBe(true);
+          expect(await asks([">"], floor)).toBe(false);
+          // What is still there is not missed.
+          expect(await asks(["b"], engine.origin)).toBe(false);
+          expect(await asks([">"], { ms: engine.origin.ms - 1, seq: 0 })).toBe(true);
+        });
+
+        test("an event for users is missed by these", async () => {
+          const { engine } = await setUp({ count: 2 });
+          const drafts = [{ ...draft("a"), users: [1, "bob"] }, ...Array.from({ length: 3 }, () => draft("b"))];
+          await appended(engine, drafts, together);
+          const asks = (user: string, topics: string[]) => engine.trimmed({ topics, user, after: engine.origin });
+          for (const topics of [["a"], ["*"], [">"]]) expect(await asks("bob", topics)).toBe(true);
+          expect(await asks("1", ["c", "a"])).toBe(true);
+          expect(await asks("2", ["a"])).toBe(false);
+          expect(await asks("bo", ["a"])).toBe(false);
+          expect(await asks("bob", ["b.*", "c"])).toBe(false);
+        });
+
+        test("an event that was replaced before is not missed, its replacement is", async () => {
+          const { engine } = await setUp({ count: 3 });
+          const keyed = { ...draft("a"), key: "k" };
+          const first = [keyed, draft("b"), keyed, draft("b"), draft("b")];
+          const [, floor, replacement] = await appended(engine, first, together);
+          expect(engine.floor).toEqual(floor);
+          const asks = (after: EventId) => engine.trimmed({ topics: ["a"], user: "1", after });
+          expect(await asks(engine.origin)).toBe(false);
+          await appended(engine, [draft("b"), draft("b")], together);
+          expect(compareIds(engine.floor, replacement as EventId)).toBeGreaterThanOrEqual(0);
+          expect(await asks(engine.origin)).toBe(true);
+          expect(await asks(replacement as EventId)).toBe(false);
+        });
+
+        test("an event that had expired is not missed, and one that was never stored", async () => {
+          const { engine } = await setUp({ count: 2 });
+          await appended(
+            engine,
+            [1, 600].map((ttl) => ({ ...draft(`ttl.${ttl}`), ttl })),
+            together,
+          );
+          await engine.append([{ ...draft("ttl.0"), ttl: 0 }]);
+          vi.useFakeTimers({ now: Date.now() + 2000, toFake: ["Date"] });
+          onTestFinished(() => void vi.useRealTimers());
+          await appended(
+            engine,
+            Array.from({ length: 4 }, () => draft("b")),
+            together,
+          );
+          const asks = (topic: string) => engine.trimmed({ topics: [topic], user: "1", after: engine.origin });
+          expect(await asks("ttl.0")).toBe(false);
+          expect(await asks("ttl.1")).toBe(false);
+          expect(await asks("ttl.600")).toBe(true);
+        });
       });
     });
 

@@ -22,9 +22,10 @@ for (const [name, window] of [
   ["lmdb, from disk", TINY],
 ] as const) {
   testEngine(name, {
-    make: async () => {
+    make: async (given) => {
       const directory = temporaryDirectory();
-      const engine = await openLmdbEngine({ directory, retention: RETENTION, ...(window && { window }) });
+      const retention = { ...RETENTION, ...given };
+      const engine = await openLmdbEngine({ directory, retention, ...(window && { window }) });
       return { engine, another: async () => engine, close: () => engine.close() };
     },
   });

@@ -2,7 +2,8 @@ import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { EngineReading, KeptClient, Matched } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
-import { compareIds, type EventId, laterOf } from "../../core/id.js";
+import { type EventId, laterOf } from "../../core/id.js";
+import { trimmedRoom } from "../../core/trimmed.js";
 import { type Pieces, takeTurns } from "../../core/turns.js";
 import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt } from "../journal.js";
@@ -15,6 +16,7 @@ import { LogReader } from "./log-reader.js";
 import { encode, type LogState } from "./records.js";
 import { Changes, META, type Tables } from "./tables.js";
 import type { Tombstones } from "./tombstones.js";
+import { TrimmedTopics } from "./trimmed.js";
 import { Trimmer } from "./trimmer.js";
 import type { Uptime } from "./uptime.js";
 import { Writer } from "./writer.js";
@@ -41,6 +43,7 @@ export class LmdbJournal implements Journal {
   private readonly reader: LogReader;
   private readonly audiences: Audiences;
   private readonly trimmer: Trimmer;
+  private readonly trimmedTopics: TrimmedTopics;
   private readonly writer: Writer;
   private complainedAt = -Infinity;
   private trimmedAt = 0;
@@ -53,7 +56,7 @@ export class LmdbJournal implements Journal {
     private readonly tables: Tables,
     private readonly window: Window,
     private readonly retention: Retention,
-    { origin, head, floor, count }: LogState,
+    { origin, head, floor, count, trimmed = { unknown: floor, turned: floor, recent: 0 } }: LogState,
     private readonly uptime: Uptime,
     private readonly tombstones: Tombstones,
     private readonly lists: Lists,
@@ -63,7 +66,8 @@ export class LmdbJournal implements Journal {
     this.origin = origin;
     this.head = head;
     this.audiences = new Audiences(tables.audiences);
-    this.trimmer = new Trimmer(tables, retention, floor, count, () => this.audiences.forget());
+    this.trimmedTopics = new TrimmedTopics(tables, trimmed, trimmedRoom(retention));
+    this.trimmer = new Trimmer(tables, retention, floor, count, this.trimmedTopics, () => this.audiences.forget());
     this.reader = new LogReader(tables, () => this.floor, head);
     this.writer = new Writer(tables, this.reader, this.audiences, lists, uptime);
     this.commits = new Commits(
@@ -77,6 +81,7 @@ export class LmdbJournal implements Journal {
         },
         failed: ({ events }) => {
           this.trimmer.count -= events.length;
+          this.trimmedTopics.failed();
           this.audiences.forget();
           this.keys.failed();
         },
@@ -108,8 +113,7 @@ export class LmdbJournal implements Journal {
   replacedBy(draft: EventDraft): Event | undefined {
     const replacement = replacementKey(draft);
     const id = replacement === undefined ? undefined : this.reader.newest(replacement);
-    if (!id || compareIds(id, this.floor) <= 0 || this.commits.isReplaced(id)) return undefined;
-    const found = this.reader.find(id);
+    const found = id && !this.commits.isReplaced(id) ? this.reader.find(id) : undefined;
     return found?.block.eventAt(found.index);
   }
 
@@ -160,6 +164,16 @@ export class LmdbJournal implements Journal {
         this.report("error", "the log can not be read everywhere: data.mdb is damaged", error);
       }
       throw unavailable();
+    }
+  }
+
+  async trimmed(query: Omit<Query, "limit">): Promise<boolean> {
+    try {
+      // In this order: a block's events get into the other tables with the commit that removes the block.
+      return (await this.reader.hasTrimmed(query, this.uptime.clock.now())) || (await this.trimmedTopics.has(query));
+    } catch {
+      // Damaged, which is reported where the log is read. Nobody knows then.
+      return true;
     }
   }
 
@@ -214,14 +228,16 @@ export class LmdbJournal implements Journal {
     this.head = group.head ?? this.head;
     changes.put(this.tables.meta, META, encode(this.state()));
     await changes.commit(this.root);
+    this.trimmedTopics.written();
     this.lists.written();
     this.trimDue ||= this.trimmer.count > this.retention.count;
   }
 
   /** @param clean whether nothing is written after it */
   private state(clean?: true): LogState {
-    const { origin, head, trimmer, uptime } = this;
-    return { origin, head, floor: trimmer.floor, count: trimmer.count, ...uptime.state(clean) };
+    const { origin, head, uptime } = this;
+    const { floor, count } = this.trimmer;
+    return { origin, head, floor, count, trimmed: this.trimmedTopics.state, ...uptime.state(clean) };
   }
 
   /** Notes that this end is an orderly one. */

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
+import { isExpired, isFor, type Event, type EventHead, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import { matcherOf } from "../../core/matcher.js";
 import type { Query, StoreReading } from "../../core/window.js";
@@ -15,6 +15,9 @@ const MAX_READ = 1024 * 1024;
 /** What it takes to get a block, and to look at an event besides the bytes of its head, in units of about 10 ns. */
 const BLOCK_WORK = 1000;
 const EVENT_WORK = 200;
+
+/** Events that are looked at together for one that has not expired. */
+const FEW = 16;
 
 /** What a read may cost. */
 export interface ReadBounds {
@@ -64,6 +67,23 @@ export class LogReader {
     if (!events || isTrimmed) this.wide.set(topics, last);
     if (isTrimmed) return { events: [], through: after };
     return events ?? this.scan(asked);
+  }
+
+  /**
+   * Whether an event that the query asks for is at or below the floor, as the floor is now, and on disk all the same: a
+   * block goes when the floor has passed all of it. Such events are found as long as they would be without the floor.
+   * @param now of the engine's clock
+   */
+  async hasTrimmed({ after, until, topics, user }: Omit<Query, "limit">, now: number): Promise<boolean> {
+    const floor = this.floor();
+    const end = until && compareIds(until, floor) < 0 ? until : floor;
+    for (let from: EventId | undefined = after; from && compareIds(from, end) < 0;) {
+      const { events, through } = this.scan({ after: from, until: end, topics, user, limit: FEW });
+      if (events.some((event) => !isExpired(event, now))) return true;
+      from = through;
+      if (from) await new Promise(setImmediate);
+    }
+    return false;
   }
 
   /** An event that is kept; undefined when it is not, or is trimmed. */

@@ -2,7 +2,7 @@ import { type EventHead, userKey } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import { matcherOf } from "../../core/matcher.js";
 import { frontOf, isPattern } from "../../core/topics.js";
-import { type Block, MAX_EVENTS } from "./block.js";
+import { MAX_EVENTS } from "./block.js";
 import { addressee, endOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
 import type { Table } from "./tables.js";
 import type { WorkTurns } from "./work-turns.js";
@@ -66,10 +66,9 @@ export class BlockPostings {
     for (const userId of users) this.addFor(userKey(userId), topic, index);
   }
 
-  *entries(): Generator<[key: Buffer, places: Buffer]> {
-    for (const { key, places } of this.postings.values()) {
-      yield [key, places.length === 1 ? (ONE_PLACE[places[0] as number] as Buffer) : encodePlaces(places)];
-    }
+  /** Keys, and where in the block their events stand, in order. */
+  values(): Iterable<{ readonly key: Buffer; readonly places: readonly number[] }> {
+    return this.postings.values();
   }
 
   private addFor(user: string | undefined, topic: string, index: number): void {
@@ -82,6 +81,11 @@ export class BlockPostings {
 
 /** A posting's value: where in its block the events stand. */
 export function encodePlaces(places: readonly number[]): Buffer {
+  const [only] = places;
+  return places.length === 1 ? (ONE_PLACE[only as number] as Buffer) : placesOf(places);
+}
+
+function placesOf(places: readonly number[]): Buffer {
   const bytes = Buffer.allocUnsafe(places.length * 2);
   for (const [index, place] of places.entries()) bytes.writeUInt16BE(place, index * 2);
   return bytes;
@@ -92,22 +96,21 @@ export function decodePlaces(bytes: Buffer): number[] {
 }
 
 /** Most postings lead to one event. */
-const ONE_PLACE = Array.from({ length: MAX_EVENTS }, (_, place) => encodePlaces([place]));
+const ONE_PLACE = Array.from({ length: MAX_EVENTS }, (_, place) => placesOf([place]));
 
-/** The keys of all postings that lead to a block. */
-export function keysOfBlock(block: Block): Buffer[] {
-  const postings = new BlockPostings(block.idAt(0));
-  for (let index = 0; index < block.count; index++) postings.add(block.headAt(index), index);
-  return [...postings.entries()].map(([key]) => key);
+/** The front of a posting's key. */
+export function frontOfPosting(key: Buffer): Buffer {
+  return key.subarray(0, key.length - ID_BYTES);
 }
 
 /** What it takes to find the next key, and to read one, in units of about 10 ns. */
-const SEEK_WORK = 1000;
+export const SEEK_WORK = 1000;
 const KEY_WORK = 200;
 
 /**
  * The fronts of the keys that hold what a reader subscribes to, of events for everyone and for its user.
  * @param most topics that are looked at for its patterns
+ * @param tail bytes of a key after the front: none in tables with one row for each addressee and topic
  * @returns undefined when these are not enough
  */
 export async function prefixesFor(
@@ -116,6 +119,7 @@ export async function prefixesFor(
   user: string,
   most: number,
   turns: WorkTurns,
+  tail = ID_BYTES,
 ): Promise<Buffer[] | undefined> {
   const matcher = matcherOf(topics);
   const fronts = frontsOf(topics.filter(isPattern));
@@ -125,7 +129,7 @@ export async function prefixesFor(
     turns.left -= SEEK_WORK;
     if (!hasAny(table, to)) continue;
     for (const topic of matcher.exact) prefixes.push(postingPrefix(to, topic));
-    const walk = new TopicWalk(table, to, fronts);
+    const walk = new TopicWalk(table, to, fronts, tail);
     for (let topic = walk.next(); topic !== undefined; topic = walk.next()) {
       if (--seeks <= 0) return undefined;
       turns.left -= SEEK_WORK;
@@ -174,22 +178,23 @@ class TopicWalk {
     private readonly table: Table,
     private readonly to: Buffer,
     private readonly fronts: readonly Buffer[],
+    private readonly tail: number,
   ) {
     this.start = this.startOf(0);
   }
 
   /** The next topic; empty when this step only led to the next front; undefined at the end. */
   next(): string | undefined {
-    const { table, to, fronts, start } = this;
+    const { table, to, fronts, tail, start } = this;
     if (!start) return undefined;
     const [key] = table.getKeys({ start, end: endOfAll(to), limit: 1 });
     if (!key) return undefined;
-    const name = key.subarray(to.length, key.length - ID_BYTES - 1);
+    const name = key.subarray(to.length, key.length - tail - 1);
     let front = fronts[this.index];
     while (front && front.compare(name) < 0 && !startsWith(name, front)) front = fronts[++this.index];
     if (!front) return undefined;
     const isWithin = startsWith(name, front);
-    this.start = isWithin ? endOf(key.subarray(0, key.length - ID_BYTES)) : this.startOf(this.index);
+    this.start = isWithin ? endOf(key.subarray(0, key.length - tail)) : this.startOf(this.index);
     return isWithin ? name.toString() : "";
   }
 

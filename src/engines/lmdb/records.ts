@@ -16,6 +16,16 @@ export interface Tombstone extends Pick<ClientRecord, "userId" | "received" | "n
   readonly at: EventId;
 }
 
+/** Which trimmed events are known: see `TrimmedTopics`. */
+export interface TrimmedState {
+  /** Nothing is known of what was trimmed up to this id. */
+  readonly unknown: EventId;
+  /** No row of the older table has an id above this one. */
+  readonly turned: EventId;
+  /** The number of the table that new rows go to. */
+  readonly recent: 0 | 1;
+}
+
 /** The table of the log's state has one row. */
 export interface LogState extends UptimeState {
   readonly origin: EventId;
@@ -24,6 +34,8 @@ export interface LogState extends UptimeState {
   readonly floor: EventId;
   /** Events above the floor. */
   readonly count: number;
+  /** Absent: an earlier version wrote it last, which did not note what it trimmed. */
+  readonly trimmed?: TrimmedState;
 }
 
 export function encode(value: Tombstone | LogState): Buffer {

@@ -10,6 +10,8 @@ const NAMES = [
   "postings",
   "replaceable",
   "replaced",
+  "trimmed1",
+  "trimmed2",
   "audiences",
   "missed",
   "clients",
@@ -31,7 +33,7 @@ export const META = Buffer.from("log");
 export const MAX_TABLES = 32;
 
 /** Tables that grow with the log, and shrink with it. */
-export const LOG_TABLES = ["log", "postings", "replaceable", "replaced"] as const;
+export const LOG_TABLES = ["log", "postings", "replaceable", "replaced", "trimmed1", "trimmed2"] as const;
 
 /** Tables that only receipts need. */
 export const RECEIPT_TABLES = ["audiences", "missed"] as const;
@@ -119,7 +121,7 @@ export function bytesOf(tables: Tables, names: readonly (keyof Tables)[]): numbe
 /** What one transaction changes, prepared whole before any of it is done. */
 export class Changes {
   private readonly tables: Table[] = [];
-  private readonly keys: Buffer[] = [];
+  private readonly keys: (Buffer | undefined)[] = [];
   private readonly values: (Buffer | undefined)[] = [];
   /** Of keys and values that are put. */
   bytes = 0;
@@ -133,15 +135,21 @@ export class Changes {
     this.add(table, key, undefined);
   }
 
+  /** Removes all rows. */
+  clear(table: Table): void {
+    this.add(table, undefined, undefined);
+  }
+
   /** Resolves when all of it is on disk. @throws when none of it is */
   async commit(root: RootDatabase<Buffer, Buffer>): Promise<void> {
     const { tables, keys, values } = this;
     try {
       await root.batch(() => {
         for (const [index, table] of tables.entries()) {
-          const key = keys[index] as Buffer;
+          const key = keys[index];
           const value = values[index];
-          if (value) void table.put(key, value);
+          if (!key) void table.clearAsync();
+          else if (value) void table.put(key, value);
           else void table.remove(key);
         }
       });
@@ -153,7 +161,7 @@ export class Changes {
     }
   }
 
-  private add(table: Table, key: Buffer, value: Buffer | undefined): void {
+  private add(table: Table, key: Buffer | undefined, value: Buffer | undefined): void {
     this.tables.push(table);
     this.keys.push(key);
     this.values.push(value);

@@ -1,13 +1,14 @@
-import { replacementKey } from "../../core/event.js";
-import { compareIds, type EventId } from "../../core/id.js";
+import { type EventHead, isExpired, replacementKey } from "../../core/event.js";
+import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
 import type { Retention } from "../../core/window.js";
 import { Block } from "./block.js";
 import { endOf, idKey, readId } from "./bytes.js";
 import { AUDIENCE_LIFE } from "./audiences.js";
 import { replaceableKey } from "./log-reader.js";
-import { keysOfBlock } from "./postings.js";
+import { BlockPostings } from "./postings.js";
 import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, rowsOf, type Table, type Tables } from "./tables.js";
+import type { TrimmedTopics } from "./trimmed.js";
 
 /**
  * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
@@ -44,6 +45,7 @@ export class Trimmer {
     public floor: EventId,
     /** Events above the floor. */
     public count: number,
+    private readonly trimmed: TrimmedTopics,
     /** Called when receipts took too much, and lists went that newer ones may refer to. */
     private readonly removed: () => void,
   ) {}
@@ -72,6 +74,7 @@ export class Trimmer {
     this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
+    this.trimmed.begin(changes, this.floor);
     for (const { key, value } of rowsOf(this.tables.log, BLOCKS)) {
       if (left <= 0) break;
       yield;
@@ -85,12 +88,13 @@ export class Trimmer {
           this.count--;
         }
         if (index < block.count) break;
-        const removed = this.removeBlock(changes, key, block, renewed);
+        const removed = this.removeBlock(changes, key, block, { now, renewed });
         excess -= removed.bytes;
         left -= removed.rows;
       } catch {
         // The disk did not keep what was written. Readers that come by fail; this must not.
         changes.remove(this.tables.log, key);
+        this.forgetAll();
       }
     }
     this.removeThroughFloor(changes, budget);
@@ -119,27 +123,45 @@ export class Trimmer {
     return undefined;
   }
 
-  /** @returns what that frees, about */
-  private removeBlock(
-    changes: Changes,
-    key: Buffer,
-    block: Block,
-    renewed: ReadonlySet<string>,
-  ): { bytes: number; rows: number } {
-    const postings = keysOfBlock(block);
-    for (const posting of postings) changes.remove(this.tables.postings, posting);
+  /** Removes a block, and notes which readers could still have had its events. @returns what that frees, about */
+  private removeBlock(changes: Changes, key: Buffer, block: Block, at: Moment): { bytes: number; rows: number } {
+    const postings = new BlockPostings(block.idAt(0));
+    const missed: boolean[] = [];
     for (let index = 0; index < block.count; index++) {
       const head = block.headAt(index);
-      const replacement = replacementKey(head);
-      if (replacement === undefined) continue;
-      const digest = replaceableKey(replacement);
-      if (renewed.has(digest.toString("latin1"))) continue;
-      const newest = this.tables.replaceable.get(digest);
-      if (newest && compareIds(readId(newest), head.id) === 0) changes.remove(this.tables.replaceable, digest);
+      postings.add(head, index);
+      missed.push(this.removeReplaceable(changes, head, at) && !isExpired(head, at.now));
+    }
+    let bytes = block.size + OVERHEAD;
+    let rows = 0;
+    for (const posting of postings.values()) {
+      const last = posting.places.findLast((place) => missed[place]);
+      if (last !== undefined) this.trimmed.note(changes, posting.key, block.idAt(last));
+      changes.remove(this.tables.postings, posting.key);
+      bytes += posting.key.length + OVERHEAD;
+      rows++;
     }
     changes.remove(this.tables.log, key);
-    const bytes = postings.reduce((sum, posting) => sum + posting.length + OVERHEAD, block.size + OVERHEAD);
-    return { bytes, rows: postings.length };
+    return { bytes, rows };
+  }
+
+  /** Removes the row by which later events find the one that they replace. @returns whether none has replaced it */
+  private removeReplaceable(changes: Changes, head: EventHead, { renewed }: Moment): boolean {
+    const replacement = replacementKey(head);
+    if (replacement === undefined) return true;
+    if (this.tables.replaced.get(idKey(head.id))) return false;
+    const digest = replaceableKey(replacement);
+    if (renewed.has(digest.toString("latin1"))) return false;
+    const newest = this.tables.replaceable.get(digest);
+    if (newest && compareIds(readId(newest), head.id) !== 0) return false;
+    if (newest) changes.remove(this.tables.replaceable, digest);
+    return true;
+  }
+
+  /** A block could not be read: nobody knows for whom its events were. They come before the last block on disk. */
+  private forgetAll(): void {
+    const [last] = this.tables.log.getKeys({ reverse: true, limit: 1 });
+    this.trimmed.forget(last ? laterOf(this.floor, readId(last)) : this.floor);
   }
 
   /** What belongs to events that are gone. */
@@ -153,6 +175,13 @@ export class Trimmer {
     for (const name of RECEIPT_TABLES) remove(changes, this.tables[name], { limit: TOO_MANY });
     this.removed();
   }
+}
+
+/** When a block is removed. */
+interface Moment {
+  readonly now: number;
+  /** Digests that the commit has newer events for. */
+  readonly renewed: ReadonlySet<string>;
 }
 
 /** The oldest rows. */

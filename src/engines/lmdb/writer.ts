@@ -93,7 +93,7 @@ export class Writer {
     const { first, postings } = block;
     if (first && postings) {
       changes.put(this.tables.log, idKey(first), block.bytes);
-      for (const [key, places] of postings.entries()) changes.put(this.tables.postings, key, places);
+      for (const { key, places } of postings.values()) changes.put(this.tables.postings, key, encodePlaces(places));
     }
     return new BlockBuilder();
   }
