@@ -1,3 +1,4 @@
+import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import type { Encoder } from "../../src/core/encoder.js";
 import type { Opened } from "../support/sink.js";
@@ -95,5 +96,60 @@ describe("a gap stays owed until the client has confirmed something later", () =
     expect(again.connection.ack(await stage.publish())).toBe(true);
     await stage.lose(again);
     expect(await isGapKnown(stage)).toBe(false);
+  });
+});
+
+describe("a client to which nothing is lost is not told of a gap", () => {
+  test("when the log was trimmed of what was for others, before and after a restart", async () => {
+    const stage = await Stage.begin(["quiet", "quiet.*"], { count: 5 });
+    await publishMore(stage);
+    await stage.publish({ topic: "quiet", users: ["another"] });
+    await publishMore(stage);
+    expect(await isGapKnown(stage)).toBe(false);
+    await stage.crash();
+    const opened = await stage.connect();
+    expect(isGapSaid(opened)).toBe(false);
+    const last = await stage.publish({ topic: "quiet.1" });
+    expect(opened.sink.events).toHaveLength(1);
+    expect(await stage.state(last)).toBe("sent");
+  });
+
+  test("when what is trimmed had been replaced, or its ttl was over", async () => {
+    const stage = await Stage.begin(["quiet"], { count: 5 });
+    await stage.publish({ topic: "quiet", key: "k" });
+    await stage.publish({ topic: "other" });
+    await stage.publish({ topic: "quiet", key: "k", ttl: 1 });
+    await pause(1100);
+    await publishMore(stage);
+    expect(await isGapKnown(stage)).toBe(false);
+  });
+
+  test("while it is connected and catching up", async () => {
+    const stage = await Stage.begin(["quiet"], { count: 5 });
+    const opened = await stage.connect();
+    opened.sink.stalled = true;
+    // Too large for its buffer, so that it has to read the log.
+    const large = JSON.stringify("x".repeat(600_000));
+    for (let n = 0; n < 3; n++) await stage.publish({ topic: "quiet", message: large });
+    await publishMore(stage);
+    expect(opened.connection.live).toBe(false);
+    opened.sink.resume();
+    await turns(100);
+    const said = opened.sink.frames.map(({ type, data }) => data?.["event"] ?? type);
+    expect(said.filter((what) => what === "gap")).toEqual(["gap"]);
+    const lost = opened.sink.frames.length;
+    await publishMore(stage);
+    await publishMore(stage);
+    expect(opened.sink.frames).toHaveLength(lost);
+  });
+
+  test("but when one event of many was for it, it is", async () => {
+    const stage = await Stage.begin(["quiet.>"], { count: 5 });
+    await publishMore(stage);
+    await stage.publish({ topic: "quiet.1", users: [1] });
+    await publishMore(stage);
+    expect(await isGapKnown(stage)).toBe(true);
+    await stage.restart();
+    expect(await isGapKnown(stage)).toBe(true);
   });
 });
