@@ -1,11 +1,12 @@
 import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
-import { compareIds, type EventId, laterOf, NEVER, ZERO } from "./id.js";
+import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { LIVE, NEVER } from "./moment.js";
 import { bytesOf, charactersOf, filtered, segmentsOf, sharedWith } from "./lists.js";
 import { matcherOf } from "./matcher.js";
 import type { Permissions } from "./permissions.js";
-import { LIVE, type Sent, type Stretch, withAllSent } from "./sent.js";
+import { type Sent, type Stretch, withAllSent } from "./sent.js";
 import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
@@ -207,7 +208,7 @@ function withoutOldest(record: ClientRecord): ClientRecord {
 }
 
 function withoutKnowledge(stretch: Sent, at: EventId): Sent[] {
-  if (compareIds(stretch.after, at) >= 0 || compareIds(stretch.latest, at) < 0) return [stretch];
+  if (compareIds(stretch.after, at) >= 0 || compareIds(stretch.latest.id, at) < 0) return [stretch];
   const unknown = { ...stretch, earliest: LIVE, latest: NEVER };
   if (compareIds(stretch.through, at) <= 0) return [unknown];
   return [

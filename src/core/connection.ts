@@ -3,12 +3,13 @@ import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
 import type { LimitName } from "./errors.js";
-import { compareIds, earlierOf, formatId, type EventId, laterOf, NEVER, timeAt, ZERO } from "./id.js";
+import { compareIds, earlierOf, END, formatId, type EventId, laterOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
+import { LIVE, NEVER } from "./moment.js";
 import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
-import { LIVE, type Sent, sentWithin, withSent } from "./sent.js";
+import { type Sent, sentWithin, withSent } from "./sent.js";
 import type { Wheel } from "./wheel.js";
 
 /** What all connections of a relay share. */
@@ -221,7 +222,7 @@ export class Connection implements ReaderConnection {
   }
 
   private forgetSent(through: EventId): void {
-    if (this.caughtUp.length > 0) this.caughtUp = sentWithin(this.caughtUp, { after: through, through: NEVER });
+    if (this.caughtUp.length > 0) this.caughtUp = sentWithin(this.caughtUp, { after: through, through: END });
     this.liveAfter = laterOf(this.liveAfter, through);
   }
 
@@ -249,10 +250,10 @@ export class Connection implements ReaderConnection {
       if (!this.isOpen()) return;
       // Meanwhile it may have lost the right to some of it.
       if (this.reader.stretch(position).topics !== stretch.topics) continue;
-      const now = log.moment;
-      const isWhole = this.handAll(events, timeAt(now));
+      const read = log.readAt(asOf);
+      const isWhole = this.handAll(events, read.latest.at);
       if (isWhole) this.position = laterOf(position, through);
-      this.noteSent({ after: position, through: this.position, earliest: asOf, latest: now }, stretch.since);
+      this.noteSent({ after: position, through: this.position, ...read }, stretch.since);
       if (this.replayed > this.shared.maxReplay) return this.endReplay();
       if (!isWhole) await this.drain();
       // Read in this very step up to the head: no event can have come in between.
@@ -273,7 +274,7 @@ export class Connection implements ReaderConnection {
     return false;
   }
 
-  /** @param now Unix milliseconds @returns false when there was no room for all; `position` tells how far it went */
+  /** @param now of the engine's clock @returns false when there was no room for all; `position` tells how far it went */
   private handAll(events: readonly Event[], now: number): boolean {
     return events.every((event) => {
       if (isExpired(event, now)) {

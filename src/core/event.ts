@@ -1,4 +1,4 @@
-import { before, type EventId } from "./id.js";
+import type { EventId } from "./id.js";
 
 /** Whoever the backend says: a non-negative safe integer or 1–128 characters. `1` and `"1"` are the same user. */
 export type UserId = number | string;
@@ -62,13 +62,12 @@ export function isFor(event: Pick<EventDraft, "users">, user: string): boolean {
 
 /** @param now of the engine's clock */
 export function isExpired(event: Pick<Event, "id" | "ttl">, now: number): boolean {
-  return event.ttl !== undefined && event.id.ms + event.ttl * 1000 <= now;
+  return (expiryOf(event) ?? Infinity) <= now;
 }
 
-/** The moment from which on the event is not delivered any more, because of its `ttl`; undefined: there is none. */
-export function expiryOf({ id, ttl }: Pick<Event, "id" | "ttl">): EventId | undefined {
-  if (ttl === undefined) return undefined;
-  return ttl === 0 ? id : before({ ms: id.ms + ttl * 1000, seq: 0 });
+/** By the engine's clock: from when on the event is not sent any more; undefined: it has no `ttl`. */
+export function expiryOf({ id, ttl }: Pick<Event, "id" | "ttl">): number | undefined {
+  return ttl === undefined ? undefined : id.ms + ttl * 1000;
 }
 
 /** Whether not all whom the event matches get it: its time may be up, or a later one may take its place. */

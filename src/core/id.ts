@@ -8,13 +8,13 @@ export interface EventId {
 }
 
 /** The largest number in an id that engines keep. */
-const MAX_SEQ = 2 ** 48 - 1;
+const MAX_PART = 2 ** 48 - 1;
 
 /** Before every event. */
 export const ZERO: EventId = Object.freeze({ ms: 0, seq: 0 });
 
 /** After every event. */
-export const NEVER: EventId = Object.freeze({ ms: MAX_SEQ, seq: MAX_SEQ });
+export const END: EventId = Object.freeze({ ms: MAX_PART, seq: MAX_PART });
 
 /** Negative when `a` comes before `b`, 0 when they are the same id, positive otherwise. */
 export function compareIds(a: EventId, b: EventId): number {
@@ -31,21 +31,7 @@ export function earlierOf(a: EventId, b: EventId): EventId {
 
 /** The id just before another one. */
 export function before({ ms, seq }: EventId): EventId {
-  return seq > 0 ? { ms, seq: seq - 1 } : { ms: ms - 1, seq: MAX_SEQ };
-}
-
-/**
- * A moment, on the scale of ids: every id up to it had been given out, and every time up to it had passed.
- * @param head the last id that was given out
- * @param now Unix milliseconds
- */
-export function momentOf(head: EventId, now: number): EventId {
-  return head.ms >= now ? head : before({ ms: now, seq: 0 });
-}
-
-/** The Unix milliseconds of a moment. */
-export function timeAt({ ms, seq }: EventId): number {
-  return seq === MAX_SEQ ? ms + 1 : ms;
+  return seq > 0 ? { ms, seq: seq - 1 } : { ms: ms - 1, seq: MAX_PART };
 }
 
 export function formatId(id: EventId): string {

@@ -1,7 +1,8 @@
 import { type ClientRecord, lostUntil } from "./client.js";
 import type { Engine } from "./engine.js";
 import { type Event, isDroppable, userKey } from "./event.js";
-import { compareIds, earlierOf, type EventId, laterOf, momentOf } from "./id.js";
+import { compareIds, earlierOf, type EventId, laterOf } from "./id.js";
+import type { Moment } from "./moment.js";
 import type { Query, StoreReading } from "./window.js";
 
 /** Where a client wants to go on: after an event, so many milliseconds ago, at the log's start, or at its head. */
@@ -11,7 +12,7 @@ export interface Reading {
   readonly events: readonly Event[];
   /** The reader has now all that it asked for up to and with this id. */
   readonly through: EventId;
-  /** The earliest moment at which it was read: an event that was replaced before it is not among these. */
+  /** An event that was replaced up to this id is not among these. */
   readonly asOf: EventId;
 }
 
@@ -38,9 +39,14 @@ export class Log {
     return this.engine.floor;
   }
 
-  /** The moment of now: see `momentOf`. */
-  get moment(): EventId {
-    return momentOf(this.engine.head, this.engine.now());
+  get moment(): Moment {
+    return { id: this.engine.head, at: this.engine.now() };
+  }
+
+  /** Between which moments something was read that is about to be sent. @param asOf of the reading */
+  readAt(asOf: EventId): { readonly earliest: Moment; readonly latest: Moment } {
+    const { moment } = this;
+    return { earliest: compareIds(asOf, moment.id) < 0 ? { ...moment, id: asOf } : moment, latest: moment };
   }
 
   /** To be called with each event, in order. */
@@ -80,7 +86,7 @@ export class Log {
     const { window, read } = this.engine;
     const { floor } = window;
     if (!read || compareIds(query.after, floor) >= 0) {
-      return reading(query, window.read(query), this.head, this.moment);
+      return reading(query, window.read(query), this.head, this.head);
     }
     const until = query.until && compareIds(query.until, floor) < 0 ? query.until : floor;
     const below = { ...query, until };

@@ -27,7 +27,7 @@ export class Owed {
       await new Promise(setImmediate);
       // Meanwhile the client may have connected, and have gone back.
       if (events.length > 0 || reader.connection || compareIds(reader.cursor, cursor) !== 0) return;
-      reader.pass(through, [{ after: cursor, through, earliest: asOf, latest: this.log.moment }]);
+      reader.pass(through, [{ after: cursor, through, ...this.log.readAt(asOf) }]);
     }
   }
 

@@ -1,6 +1,6 @@
 import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
-import { compareIds, type EventId, laterOf, NEVER } from "./id.js";
+import { compareIds, type EventId, laterOf, END } from "./id.js";
 import type { Disconnect } from "./notice.js";
 import { type Matcher, matcherOf } from "./matcher.js";
 import { type Sent, sentWithin, withAllSent } from "./sent.js";
@@ -114,7 +114,7 @@ export class Reader {
 
   /** A connection has ended that has sent this, and the client has not confirmed it. */
   keepSent(sent: readonly Sent[]): void {
-    this.sentBefore = withAllSent(sentWithin(this.sentBefore, { after: this.cursor, through: NEVER }), sent);
+    this.sentBefore = withAllSent(sentWithin(this.sentBefore, { after: this.cursor, through: END }), sent);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

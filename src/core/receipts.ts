@@ -4,6 +4,7 @@ import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.
 import { type Event, type EventHead, expiryOf, headOf } from "./event.js";
 import { compareIds, earlierOf, type EventId } from "./id.js";
 import type { Log } from "./log.js";
+import { type Drop, isDroppedAt } from "./moment.js";
 import type { Reader } from "./reader.js";
 import { isSent } from "./sent.js";
 
@@ -101,12 +102,12 @@ export class Receipts {
   stateOf(head: EventHead, replacedBy: EventId | undefined, who: Reader | KeptClient): DeliveryState {
     const { log } = this;
     const { id } = head;
-    const dropped = earliestOf(expiryOf(head), replacedBy, takenAt(who.narrowed, head));
-    const isReceived = isSent(who.received, id, dropped);
+    const drop = dropOf(head, replacedBy, who);
+    const isReceived = isSent(who.received, id, drop);
     if (isReceived) return "confirmed";
-    const isUnderWay = "connection" in who && who.connection ? isSent(who.connection.sent, id, dropped) : false;
+    const isUnderWay = "connection" in who && who.connection ? isSent(who.connection.sent, id, drop) : false;
     if (isUnderWay !== false) return isUnderWay ? "sent" : "unknown";
-    const isDropped = compareIds(id, log.floor) <= 0 || (dropped && compareIds(dropped, log.moment) <= 0);
+    const isDropped = compareIds(id, log.floor) <= 0 || isDroppedAt(drop, log.moment);
     if (!isDropped && who.place && isOwed(who.place, head)) return "waiting";
     return isReceived === false ? "expired" : "unknown";
   }
@@ -122,10 +123,11 @@ export class Receipts {
   }
 }
 
-function earliestOf(...moments: readonly (EventId | undefined)[]): EventId | undefined {
-  return moments.reduce((earliest, moment) =>
-    earliest && moment ? earlierOf(earliest, moment) : (earliest ?? moment),
-  );
+/** What drops an event for a client. One of `ttl` 0 is dropped as soon as it is published. */
+function dropOf(head: EventHead, replacedBy: EventId | undefined, { narrowed }: Pick<KeptClient, "narrowed">): Drop {
+  if (head.ttl === 0) return { by: head.id };
+  const taken = narrowed.length > 0 ? takenAt(narrowed, head) : undefined;
+  return { by: taken && replacedBy ? earlierOf(taken, replacedBy) : (taken ?? replacedBy), at: expiryOf(head) };
 }
 
 function deliveryOf({ id, userId }: Reader | KeptClient, state: DeliveryState): Delivery {

@@ -2,6 +2,7 @@ import { type ClientId, type ClientRecord, leftOf, weightOf } from "./client.js"
 import type { EventId } from "./id.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
+import type { Moment } from "./moment.js";
 import { Reader } from "./reader.js";
 import { claimed, type Sent } from "./sent.js";
 import { SubscriptionIndex } from "./subscriptions.js";
@@ -107,7 +108,7 @@ export class Registry {
    * What a client has received when it says that it has everything up to `id`.
    * @param now the moment of now
    */
-  claim({ id: client, cursor }: ClientRecord, id: EventId, now: EventId): readonly Sent[] {
+  claim({ id: client, cursor }: ClientRecord, id: EventId, now: Moment): readonly Sent[] {
     const reader = this.readers.get(client);
     return claimed(reader?.sentBefore ?? [], { after: cursor, through: id }, now);
   }

@@ -1,4 +1,5 @@
-import { compareIds, type EventId, earlierOf, laterOf, NEVER, ZERO } from "./id.js";
+import { compareIds, type EventId, earlierOf, laterOf } from "./id.js";
+import { type Drop, earlierMoment, isDroppedAt, isSame, laterMoment, LIVE, type Moment, NEVER } from "./moment.js";
 
 /** Of the log: what comes after `after`, up to and with `through`. */
 export interface Stretch {
@@ -12,32 +13,26 @@ export interface Stretch {
  * between two moments: see `momentOf`.
  */
 export interface Sent extends Stretch {
-  /** `LIVE`: each event was sent when it was published. */
-  readonly earliest: EventId;
+  readonly earliest: Moment;
   /** `NEVER`: it is not known whether the client was sent any of it. */
-  readonly latest: EventId;
+  readonly latest: Moment;
 }
-
-/** The moment of what was sent as it was published: before anything could drop it. */
-export const LIVE = ZERO;
 
 /** How many stretches are remembered for a client. Beyond, the oldest two become one, in which less is known. */
 const MAX_STRETCHES = 32;
 
 /**
  * Whether a client was sent an event that matched it, as far as the stretches tell.
- * @param dropped the moment from which on the event was not sent any more; undefined: there is none
  * @returns undefined when it is not known
  */
-export function isSent(stretches: readonly Sent[], id: EventId, dropped: EventId | undefined): boolean | undefined {
+export function isSent(stretches: readonly Sent[], id: EventId, drop: Drop): boolean | undefined {
   // The newest come last, and are asked for most.
   for (let index = stretches.length - 1; index >= 0; index--) {
     const { after, through, earliest, latest } = stretches[index] as Sent;
     if (compareIds(id, through) > 0) return false;
     if (compareIds(id, after) <= 0) continue;
-    const isKnown = compareIds(latest, NEVER) < 0;
-    if (isKnown && (!dropped || compareIds(dropped, latest) > 0)) return true;
-    return dropped && compareIds(dropped, earliest) <= 0 ? false : undefined;
+    if (isDroppedAt(drop, earliest)) return false;
+    return isSame(latest, NEVER) || isDroppedAt(drop, latest) ? undefined : true;
   }
   return false;
 }
@@ -75,7 +70,7 @@ export function sentWithin(stretches: readonly Sent[], { after, through }: Stret
  * @param stretches what it was sent
  * @param latest the moment of now: of the rest, the client may have what was dropped before, or not
  */
-export function claimed(stretches: readonly Sent[], { after, through }: Stretch, latest: EventId): readonly Sent[] {
+export function claimed(stretches: readonly Sent[], { after, through }: Stretch, latest: Moment): readonly Sent[] {
   const rest = { after, through, earliest: LIVE, latest };
   const known = sentWithin(stretches, rest);
   const unknown: Sent[] = [];
@@ -88,7 +83,7 @@ export function claimed(stretches: readonly Sent[], { after, through }: Stretch,
 }
 
 function isAlike(a: Sent, b: Sent): boolean {
-  return compareIds(a.earliest, b.earliest) === 0 && compareIds(a.latest, b.latest) === 0;
+  return isSame(a.earliest, b.earliest) && isSame(a.latest, b.latest);
 }
 
 function overlaid(stretches: readonly Sent[], more: Sent): Sent[] {
@@ -110,7 +105,8 @@ function overlaid(stretches: readonly Sent[], more: Sent): Sent[] {
     }
     add({ ...rest, through: earlierOf(rest.through, stretch.after) });
     add({ ...stretch, through: earlierOf(stretch.through, rest.after) });
-    const [earliest, latest] = [earlierOf(rest.earliest, stretch.earliest), earlierOf(rest.latest, stretch.latest)];
+    const earliest = earlierMoment(rest.earliest, stretch.earliest);
+    const latest = compareIds(rest.latest.id, stretch.latest.id) < 0 ? rest.latest : stretch.latest;
     add({ after: start, through: end, earliest, latest });
     add({ ...stretch, after: laterOf(stretch.after, end) });
     rest = compareIds(rest.through, end) > 0 ? { ...rest, after: end } : undefined;
@@ -136,7 +132,7 @@ function bounded(stretches: Sent[]): Sent[] {
     const [first, second] = stretches as [Sent, Sent];
     const isWhole = compareIds(first.through, second.after) === 0;
     const moments = isWhole
-      ? { earliest: earlierOf(first.earliest, second.earliest), latest: laterOf(first.latest, second.latest) }
+      ? { earliest: earlierMoment(first.earliest, second.earliest), latest: laterMoment(first.latest, second.latest) }
       : // Between the two, the client was not sent what matched.
         { earliest: LIVE, latest: NEVER };
     stretches.splice(0, 2, { after: first.after, through: second.through, ...moments });

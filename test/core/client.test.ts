@@ -13,7 +13,8 @@ import {
   withPosition,
   withTopics,
 } from "../../src/core/client.js";
-import { type EventId, NEVER, ZERO } from "../../src/core/id.js";
+import type { EventId } from "../../src/core/id.js";
+import { LIVE, NEVER } from "../../src/core/moment.js";
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -139,13 +140,15 @@ describe("what is taken from a client with a permission", () => {
 
   test("takes 256 KiB at most; before what is forgotten of it, only what still matches is owed", () => {
     const lists = Array.from({ length: 8 }, (_, index) => ["x", ...longTopics(200, `kept.${index}`)]);
-    const received = [{ after: id(1), through: id(30), earliest: id(25), latest: id(25) }];
+    const received = [
+      { after: id(1), through: id(30), earliest: { id: id(25), at: 25 }, latest: { id: id(25), at: 25 } },
+    ];
     let record: ClientRecord = { ...changedWith(clientWith(["x", "y"]), lists), received };
     for (const at of [20, 21]) record = withAllow(record, {}, (name) => name !== "xy"[at - 20], id(at));
     expect(record.narrowed.map(({ after }) => after.ms)).toEqual([5, 6, 7, 8, 9, 1]);
     expect(record.received).toEqual([
-      { after: id(1), through: id(20), earliest: ZERO, latest: NEVER },
-      { after: id(20), through: id(30), earliest: id(25), latest: id(25) },
+      { after: id(1), through: id(20), earliest: LIVE, latest: NEVER },
+      { ...received[0], after: id(20) },
     ]);
     const owed = (ms: number, topic: string): boolean => isOwed(record, { id: { ms, seq: 1 }, topic });
     expect([owed(3, "x"), owed(3, lists[1]?.[9] as string)]).toEqual([false, true]);

@@ -1,12 +1,23 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { compareIds, type EventId, NEVER, ZERO } from "../../src/core/id.js";
-import { claimed, isSent, LIVE, type Sent, sentWithin, withAllSent, withSent } from "../../src/core/sent.js";
+import { compareIds, type EventId } from "../../src/core/id.js";
+import { type Drop, LIVE, type Moment, NEVER } from "../../src/core/moment.js";
+import { claimed, isSent, type Sent, sentWithin, withAllSent, withSent } from "../../src/core/sent.js";
 
 const EVENTS = 40;
 
 function id(seq: number): EventId {
   return { ms: 1, seq };
+}
+
+function moment(seq: number): Moment {
+  return seq === 0 ? LIVE : { id: id(seq), at: seq };
+}
+
+/** Every third event is dropped by its time, the others by another event. */
+function drop(event: number, at: number | undefined): Drop {
+  if (at === undefined) return {};
+  return event % 3 === 0 ? { at } : { by: id(at) };
 }
 
 /** A stretch, and the moment at which its events were really read: 0 when each was sent as it was published. */
@@ -15,18 +26,18 @@ interface Send {
   readonly read: number;
 }
 
-const moment = fc.integer({ min: 0, max: 60 });
+const anyMoment = fc.integer({ min: 0, max: 60 });
 
 const send: fc.Arbitrary<Send> = fc
   .record({
     after: fc.integer({ min: 0, max: EVENTS }),
     length: fc.integer({ min: 0, max: 12 }),
-    moments: fc.tuple(moment, moment, moment),
+    moments: fc.tuple(anyMoment, anyMoment, anyMoment),
   })
   .map(({ after, length, moments }) => {
     const [earliest, read, latest] = moments.toSorted((a, b) => a - b) as [number, number, number];
     const stretch = { after: id(after), through: id(after + length) };
-    return { read, sent: { ...stretch, earliest: earliest === 0 ? LIVE : id(earliest), latest: id(latest) } };
+    return { read, sent: { ...stretch, earliest: moment(earliest), latest: moment(latest) } };
   });
 
 /** When each event was dropped: never, or some time after it was published. */
@@ -56,7 +67,7 @@ test("what stretches tell of an event is true, however many there are and howeve
           const isWithin = compareIds(sent.after, id(event)) < 0 && compareIds(id(event), sent.through) <= 0;
           return isWithin && (dropped === undefined || dropped > read);
         });
-        const said = isSent(stretches, id(event), dropped === undefined ? undefined : id(dropped));
+        const said = isSent(stretches, id(event), drop(event, dropped));
         if (said !== undefined) expect(said).toBe(isTrue);
       }
     }),
@@ -65,7 +76,7 @@ test("what stretches tell of an event is true, however many there are and howeve
 });
 
 test("as long as they are few and their moments are known, nothing is unknown", () => {
-  const apart = fc.array(fc.tuple(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 5 }), moment), {
+  const apart = fc.array(fc.tuple(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 5 }), anyMoment), {
     maxLength: 16,
   });
   fc.assert(
@@ -73,13 +84,18 @@ test("as long as they are few and their moments are known, nothing is unknown", 
       let at = 0;
       let stretches: readonly Sent[] = [];
       for (const [skip, length, read] of parts) {
-        const sent = { after: id(at + skip), through: id(at + skip + length), earliest: id(read), latest: id(read) };
+        const sent = {
+          after: id(at + skip),
+          through: id(at + skip + length),
+          earliest: moment(read),
+          latest: moment(read),
+        };
         stretches = withSent(stretches, sent);
         at += skip + length;
       }
       for (let event = 1; event <= EVENTS; event++) {
         const dropped = droppedAt(all, event);
-        expect(isSent(stretches, id(event), dropped === undefined ? undefined : id(dropped))).toBeDefined();
+        expect(isSent(stretches, id(event), drop(event, dropped))).toBeDefined();
       }
     }),
   );
@@ -96,20 +112,20 @@ test("a stretch that goes on as it was stays one", () => {
 
 test("what a client says to have, it was sent as far as that is known; the rest it may have, if it was dropped since", () => {
   const sent = { after: id(2), through: id(4), earliest: LIVE, latest: LIVE };
-  const received = claimed([sent], { after: id(0), through: id(6) }, id(50));
-  expect(isSent(received, id(3), id(9))).toBe(true);
-  expect([1, 5].map((event) => isSent(received, id(event), id(9)))).toEqual([undefined, undefined]);
-  expect([1, 5].map((event) => isSent(received, id(event), undefined))).toEqual([true, true]);
-  expect(isSent(received, id(5), id(51))).toBe(true);
-  expect(isSent(received, id(7), undefined)).toBe(false);
-  expect(claimed([sent], { after: id(6), through: id(6) }, id(50))).toEqual([]);
+  const received = claimed([sent], { after: id(0), through: id(6) }, moment(50));
+  expect(isSent(received, id(3), { by: id(9) })).toBe(true);
+  expect([1, 5].map((event) => isSent(received, id(event), { by: id(9) }))).toEqual([undefined, undefined]);
+  expect([1, 5].map((event) => isSent(received, id(event), {}))).toEqual([true, true]);
+  expect(isSent(received, id(5), { at: 51 })).toBe(true);
+  expect(isSent(received, id(7), {})).toBe(false);
+  expect(claimed([sent], { after: id(6), through: id(6) }, moment(50))).toEqual([]);
 });
 
 test("where it is not known whether anything was sent, nothing is said of what was not dropped either", () => {
-  const unknown = { after: id(0), through: id(9), earliest: ZERO, latest: NEVER };
-  expect(isSent([unknown], id(3), undefined)).toBeUndefined();
-  const read = { after: id(0), through: id(9), earliest: id(20), latest: id(20) };
+  const unknown = { after: id(0), through: id(9), earliest: LIVE, latest: NEVER };
+  expect(isSent([unknown], id(3), {})).toBeUndefined();
+  const read = { after: id(0), through: id(9), earliest: moment(20), latest: moment(20) };
   const both = withAllSent([unknown], [read]);
-  expect(isSent(both, id(3), undefined)).toBe(true);
-  expect(isSent(both, id(3), id(15))).toBeUndefined();
+  expect(isSent(both, id(3), {})).toBe(true);
+  expect(isSent(both, id(3), { by: id(15) })).toBeUndefined();
 });

@@ -2,6 +2,7 @@ import { describe, expect, onTestFinished, test, vi } from "vitest";
 import type { ClientRecord } from "../../src/core/client.js";
 import type { Engine, Entry, Follower } from "../../src/core/engine.js";
 import { compareIds, type EventId, formatId, ZERO } from "../../src/core/id.js";
+import { LIVE } from "../../src/core/moment.js";
 import { Log } from "../../src/core/log.js";
 import { Relay } from "../../src/core/relay.js";
 import type { Retention } from "../../src/core/window.js";
@@ -261,7 +262,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         await engine.clients.update(C1, (_, at) => record(C1, at));
         const { ids } = await engine.append([draft("a")]);
         const [id] = ids as [EventId];
-        const received = [{ after: ZERO, through: id, earliest: ZERO, latest: id }];
+        const received = [{ after: ZERO, through: id, earliest: LIVE, latest: { id, at: 1 } }];
         const progress = { cursor: id, confirmed: id, received };
         await engine.clients.move(
           new Map([

@@ -5,6 +5,7 @@ import { Clock } from "../../src/core/clock.js";
 import { type ClientRecord, topicsOf, withAllow, withCursor, withPosition, withTopics } from "../../src/core/client.js";
 import { type EventId, ZERO } from "../../src/core/id.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
+import { LIVE } from "../../src/core/moment.js";
 import { Relay } from "../../src/core/relay.js";
 import { takeTurns } from "../../src/core/turns.js";
 import { Audiences } from "../../src/engines/lmdb/audiences.js";
@@ -333,7 +334,7 @@ class Disk {
   }
 
   private async restart(): Promise<void> {
-    const { clients, lists } = await restoreClients(this.root, this.tables, ZERO, UPTIME, UNOBSERVED);
+    const { clients, lists } = await restoreClients(this.root, this.tables, LIVE, UPTIME, UNOBSERVED);
     const found = new Map([...clients.all()].map((record) => [record.id, record]));
     expect([...found.keys()].toSorted()).toEqual([...this.committed.keys()].toSorted());
     for (const [id, record] of this.committed) expect(kept(found.get(id) as ClientRecord)).toEqual(kept(record));

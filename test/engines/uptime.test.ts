@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import type { ClientRecord } from "../../src/core/client.js";
 import { Clock } from "../../src/core/clock.js";
-import { type EventId, NEVER, timeAt, ZERO } from "../../src/core/id.js";
+import type { EventId } from "../../src/core/id.js";
+import { LIVE, NEVER } from "../../src/core/moment.js";
 import { Uptime, type UptimeState } from "../../src/engines/lmdb/uptime.js";
 
 const HOUR = 3_600_000;
@@ -75,10 +76,10 @@ describe("what a client may have confirmed before a crash, and the disk does not
     expect(unsure(first)).toEqual([]);
     expect(unsure(start(2 * HOUR, first.end(500, true)))).toEqual([]);
     const crashed = start(2 * HOUR, start(HOUR).end(500));
-    expect(unsure(crashed)).toEqual([{ after: at(9), through: at(HOUR), earliest: ZERO, latest: NEVER }]);
+    expect(unsure(crashed)).toEqual([{ after: at(9), through: at(HOUR), earliest: LIVE, latest: NEVER }]);
     const [away] = unsure(crashed, 5 * HOUR);
     expect(away?.latest).toEqual(NEVER);
-    expect(timeAt(away?.earliest as EventId)).toBe(HOUR + 500);
+    expect(away?.earliest).toEqual({ id: at(HOUR), at: HOUR + 500 });
   });
 
   test("is remembered over later starts, from the first crash on, until the log has nothing from before it", () => {
@@ -86,8 +87,8 @@ describe("what a client may have confirmed before a crash, and the disk does not
     const clean = start(3 * HOUR, crashed.end(0, true));
     expect(unsure(clean)).toEqual(unsure(crashed));
     const again = start(4 * HOUR, clean.end(0));
-    expect(unsure(again, 9 * HOUR)).toMatchObject([{ through: at(3 * HOUR), earliest: { ms: HOUR + 499 } }]);
+    expect(unsure(again, 9 * HOUR)).toMatchObject([{ through: at(3 * HOUR), earliest: { at: HOUR + 500 } }]);
     const trimmed = start(4 * HOUR, { ...clean.end(0), floor: at(HOUR) });
-    expect(unsure(trimmed, 9 * HOUR)).toMatchObject([{ earliest: { ms: 3 * HOUR } }]);
+    expect(unsure(trimmed, 9 * HOUR)).toMatchObject([{ earliest: { at: 3 * HOUR } }]);
   });
 });

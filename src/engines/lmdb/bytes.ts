@@ -12,6 +12,17 @@ export const CLIENT_BYTES = 16;
 /** The largest number that 6 bytes hold. */
 const MAX_PART = 2 ** 48 - 1;
 
+/** Bytes of a time, in Unix milliseconds. */
+export const TIME_BYTES = 6;
+
+export function writeTime(target: Buffer, time: number, at: number): number {
+  return target.writeUIntBE(Math.min(time, MAX_PART), at, TIME_BYTES);
+}
+
+export function readTime(source: Buffer, at: number): number {
+  return readPart(source, at);
+}
+
 export function writeId(target: Buffer, { ms, seq }: EventId, at: number): number {
   target.writeUIntBE(Math.min(ms, MAX_PART), at, 6);
   target.writeUIntBE(Math.min(seq, MAX_PART), at + 6, 6);

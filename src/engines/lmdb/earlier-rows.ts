@@ -1,6 +1,7 @@
 import type { ClientRecord, Narrowing, Progress } from "../../core/client.js";
-import { before, compareIds, type EventId, NEVER, ZERO } from "../../core/id.js";
-import { LIVE, type Sent, sentWithin, type Stretch } from "../../core/sent.js";
+import { before, compareIds, END, type EventId, ZERO } from "../../core/id.js";
+import { LIVE, type Moment } from "../../core/moment.js";
+import { type Sent, sentWithin, type Stretch } from "../../core/sent.js";
 import type { Ref } from "./lists.js";
 import type { Tombstone } from "./records.js";
 
@@ -27,10 +28,10 @@ export function narrowedBefore({ lost }: EarlierMore, listOf: (ref: Ref) => read
 
 const NONE: readonly never[] = [];
 
-/** A client whose row is of version 3 or before. @param head the last id of the relay that wrote it */
-export function withEarlier(record: ClientRecord, { lost, gap }: EarlierMore, head: EventId): ClientRecord {
+/** A client whose row is of version 3 or before. @param written by then it was written */
+export function withEarlier(record: ClientRecord, { lost, gap }: EarlierMore, written: Moment): ClientRecord {
   const { confirmed, cursor, subscriptions } = record;
-  const received = receivedBefore(confirmed, lost, head);
+  const received = receivedBefore(confirmed, lost, written);
   if (!gap) return { ...record, received };
   const from = before(cursor);
   return { ...record, received, cursor: from, subscriptions: [{ from, topics: [], isLost: true }, ...subscriptions] };
@@ -40,12 +41,17 @@ export function withEarlier(record: ClientRecord, { lost, gap }: EarlierMore, he
 export function earlierTombstone(tombstone: Tombstone & EarlierMore & { readonly confirmed?: EventId }): Tombstone {
   const { userId, at, confirmed, lost } = tombstone;
   if (!confirmed) return tombstone;
-  return { userId, at, received: receivedBefore(confirmed, lost, at), narrowed: narrowedBefore({ lost }, asItIs) };
+  return {
+    userId,
+    at,
+    received: receivedBefore(confirmed, lost, { id: at, at: at.ms }),
+    narrowed: narrowedBefore({ lost }, asItIs),
+  };
 }
 
-/** @param head by then events may have been dropped, of which it is not known whether the client got them before */
-function receivedBefore(confirmed: EventId, lost: EarlierMore["lost"], head: EventId): readonly Sent[] {
-  let received: readonly Sent[] = [{ after: ZERO, through: confirmed, earliest: LIVE, latest: head }];
+/** @param latest by then events may have been dropped, of which it is not known whether the client got them before */
+function receivedBefore(confirmed: EventId, lost: EarlierMore["lost"], latest: Moment): readonly Sent[] {
+  let received: readonly Sent[] = [{ after: ZERO, through: confirmed, earliest: LIVE, latest }];
   for (const { after, through, except } of lost ?? []) {
     if (!except) received = without(received, { after, through });
   }
@@ -66,6 +72,6 @@ function without(received: readonly Sent[], { after, through }: Stretch): readon
   if (compareIds(after, through) >= 0) return received;
   return [
     ...sentWithin(received, { after: ZERO, through: after }),
-    ...sentWithin(received, { after: through, through: NEVER }),
+    ...sentWithin(received, { after: through, through: END }),
   ];
 }

@@ -63,7 +63,8 @@ async function load(
   const kept = bytesOfLog && (decode(bytesOfLog) as LogState);
   const clock = new Clock(Math.max(kept?.head.ms ?? 0, kept?.at ?? 0));
   const uptime = new Uptime(clock, kept);
-  const { clients, lists, newest } = await restoreClients(root, tables, kept?.head ?? ZERO, uptime, loading);
+  const written = { id: kept?.head ?? ZERO, at: clock.now() };
+  const { clients, lists, newest } = await restoreClients(root, tables, written, uptime, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, kept, uptime, newest);
   finishDirectory(directory);

@@ -2,8 +2,8 @@ import { type ClientId, type ClientRecord, type Narrowing, NOBODY, type Progress
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import type { Subscriptions } from "../../core/history.js";
-import { LIVE } from "../../core/sent.js";
-import { ID_BYTES, readId, writeId } from "./bytes.js";
+import { isSame, LIVE, type Moment } from "../../core/moment.js";
+import { ID_BYTES, readId, readTime, TIME_BYTES, writeId, writeTime } from "./bytes.js";
 import { type EarlierMore, type KeptProgress, narrowedBefore, withEarlier } from "./earlier-rows.js";
 import type { Ref } from "./lists.js";
 import type { Uptime, UptimeState } from "./uptime.js";
@@ -99,19 +99,20 @@ function withLists<A, B>({ subscribe, publish }: Lists<A>, change: (list: A) => 
   };
 }
 
-/** Cursor and highest confirmed id; how many stretches it has received; and their ids, four of each. */
+/** Cursor and highest confirmed id; how many stretches it has received; and of each two ids and two moments. */
 export function encodeProgress({ cursor, confirmed, received }: Progress): Buffer {
   const bytes = Buffer.allocUnsafe(PROGRESS_HEAD + received.length * STRETCH_BYTES);
   let at = writeId(bytes, confirmed, writeId(bytes, cursor, 0));
   at = bytes.writeUInt8(received.length, at);
   for (const { after, through, earliest, latest } of received) {
-    for (const id of [after, through, earliest, latest]) at = writeId(bytes, id, at);
+    at = writeMoment(bytes, latest, writeMoment(bytes, earliest, writeId(bytes, through, writeId(bytes, after, at))));
   }
   return bytes;
 }
 
 const PROGRESS_HEAD = 2 * ID_BYTES + 1;
-const STRETCH_BYTES = 4 * ID_BYTES;
+const MOMENT_BYTES = ID_BYTES + TIME_BYTES;
+const STRETCH_BYTES = 2 * ID_BYTES + 2 * MOMENT_BYTES;
 
 export function decodeProgress(bytes: Buffer): KeptProgress {
   const cursor = readId(bytes);
@@ -122,15 +123,15 @@ export function decodeProgress(bytes: Buffer): KeptProgress {
   const received = Array.from({ length: bytes.readUInt8(2 * ID_BYTES) }, (_, index) => {
     const at = PROGRESS_HEAD + index * STRETCH_BYTES;
     const [after, through] = [sharedId(readId(bytes, at), last), sharedId(readId(bytes, at + ID_BYTES), cursor)];
-    const earliest = sharedId(readId(bytes, at + 2 * ID_BYTES), LIVE);
+    const earliest = readMoment(bytes, at + 2 * ID_BYTES, LIVE);
     last = through;
-    return { after, through, earliest, latest: sharedId(readId(bytes, at + 3 * ID_BYTES), earliest) };
+    return { after, through, earliest, latest: readMoment(bytes, at + 2 * ID_BYTES + MOMENT_BYTES, earliest) };
   });
   return { cursor, confirmed, received };
 }
 
 /**
- * @param head the last id of the relay that wrote the row
+ * @param written by then the row was written
  * @param listOf the list that is referred to
  * @throws {SyntaxError | TypeError} not what `encodeClient` made; and as `listOf`
  */
@@ -138,7 +139,7 @@ export function decodeClient(
   id: ClientId,
   client: string,
   progress: KeptProgress,
-  head: EventId,
+  written: Moment,
   listOf: (ref: Ref) => readonly string[],
   uptime: Uptime,
 ): ClientRecord {
@@ -168,7 +169,17 @@ export function decodeClient(
       narrowedBefore(more, listOf),
     node: NOBODY,
   };
-  return progress.received ? record : withEarlier(record, more, head);
+  return progress.received ? record : withEarlier(record, more, written);
+}
+
+/** @param other the moment that it mostly is */
+function readMoment(bytes: Buffer, at: number, other: Moment): Moment {
+  const moment = { id: readId(bytes, at), at: readTime(bytes, at + ID_BYTES) };
+  return isSame(moment, other) ? other : moment;
+}
+
+function writeMoment(bytes: Buffer, { id, at: time }: Moment, at: number): number {
+  return writeTime(bytes, time, writeId(bytes, id, at));
 }
 
 const NOTHING: More = {};

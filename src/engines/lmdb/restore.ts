@@ -1,6 +1,7 @@
 import type { RootDatabase } from "lmdb";
 import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import type { ClientId } from "../../core/client.js";
+import type { Moment } from "../../core/moment.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
 import { ClientTable } from "../client-table.js";
@@ -18,11 +19,11 @@ export interface RestoredClients {
   readonly newest: EventId;
 }
 
-/** Reads all clients into memory. @param head the last id of the relay that wrote them */
+/** Reads all clients into memory. @param written by then they were written */
 export async function restoreClients(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
-  head: EventId,
+  written: Moment,
   uptime: Uptime,
   loading: Loading,
 ): Promise<RestoredClients> {
@@ -45,7 +46,7 @@ export async function restoreClients(
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
       const earlier = next.value.value.received ? undefined : key;
-      const record = uptime.unsure(decodeClient(key, value, next.value.value, head, restoring.listOf, uptime));
+      const record = uptime.unsure(decodeClient(key, value, next.value.value, written, restoring.listOf, uptime));
       if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);

@@ -1,8 +1,9 @@
 import type { Clock } from "../../core/clock.js";
 import { CONNECT_WITHIN } from "../../core/clients.js";
 import type { ClientRecord } from "../../core/client.js";
-import { compareIds, earlierOf, type EventId, momentOf, NEVER } from "../../core/id.js";
-import { LIVE, withSent } from "../../core/sent.js";
+import { compareIds, type EventId } from "../../core/id.js";
+import { earlierMoment, LIVE, type Moment, NEVER } from "../../core/moment.js";
+import { withSent } from "../../core/sent.js";
 
 /** A start after an end that was not orderly. */
 interface Crash {
@@ -11,7 +12,7 @@ interface Crash {
   /** The last event on disk. */
   readonly head: EventId;
   /** The moment of the last commit: what the disk has is whole up to here, but for what connected clients had confirmed. */
-  readonly known: EventId;
+  readonly known: Moment;
 }
 
 /** What the log's state has of time. All of it is absent where a relay of version 3 or earlier wrote it. */
@@ -48,12 +49,12 @@ export class Uptime {
       this.crash = crashed;
       return;
     }
-    const known = momentOf(kept.head, kept.at ?? 0);
+    const known = { id: kept.head, at: kept.at ?? kept.head.ms };
     this.crash = {
       at: now - this.down,
       head: kept.head,
       // Rows that were not written since the crash before are as old as they were then.
-      known: earlier ? earlierOf(earlier.known, known) : known,
+      known: earlier ? earlierMoment(earlier.known, known) : known,
     };
   }
 
