@@ -1,7 +1,8 @@
-import { checkTopics, type ClientRecord, type TopicsChange, weightOf, withAllow, withTopics } from "./client.js";
+import { checkTopics, type ClientRecord, type TopicsChange, weightOf, withTopics } from "./client.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import type { EventId } from "./id.js";
+import { withAllow } from "./narrowing.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
 import type { Registry } from "./registry.js";
 import { BROADCAST } from "./topics.js";

@@ -3,13 +3,14 @@ import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
 import type { LimitName } from "./errors.js";
-import { compareIds, earlierOf, END, formatId, type EventId, laterOf, ZERO } from "./id.js";
+import { compareIds, formatId, type EventId, laterOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
-import { LIVE, NEVER } from "./moment.js";
+import { LIVE } from "./moment.js";
 import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
-import { type Sent, sentWithin, withSent } from "./sent.js";
+import type { Sent } from "./sent.js";
+import { Unconfirmed } from "./unconfirmed.js";
 import type { Wheel } from "./wheel.js";
 
 /** What all connections of a relay share. */
@@ -45,13 +46,10 @@ export class Connection implements ReaderConnection {
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
-  /** What it was sent while it was catching up, and has not confirmed. */
-  private caughtUp: readonly Sent[] = [];
-  /** While it is live: what it was sent after this id, it was sent as it was published. */
-  private liveAfter: EventId;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
   private readonly confirmation: Confirmation;
+  private readonly unconfirmed = new Unconfirmed();
   private readonly waiting = new Set<() => void>();
 
   /**
@@ -66,7 +64,6 @@ export class Connection implements ReaderConnection {
     private readonly shared: Shared,
     private readonly manual: boolean,
   ) {
-    this.liveAfter = position;
     this.replayUntil = reader.confirmed;
     this.confirmation = new Confirmation(reader, manual ? undefined : encoder.ping);
     this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.questionIfDue());
@@ -81,7 +78,7 @@ export class Connection implements ReaderConnection {
   }
 
   get sent(): readonly Sent[] {
-    return this.sentThrough(this.position);
+    return this.unconfirmed.sent(this.position);
   }
 
   /** Says how things stand, and begins to read. */
@@ -102,7 +99,7 @@ export class Connection implements ReaderConnection {
     const { open } = this.sink;
     if (open && this.hand(event)) return true;
     this.settle(before);
-    this.caughtUp = this.sentThrough(before);
+    this.unconfirmed.end(before);
     this.position = before;
     this.state = "catching up";
     if (open) this.run();
@@ -181,9 +178,9 @@ export class Connection implements ReaderConnection {
   end(): void {
     if (this.closed) return;
     this.settle();
-    this.caughtUp = this.sent;
+    this.unconfirmed.end(this.position);
     this.state = "closed";
-    this.reader.keepSent(this.caughtUp);
+    this.reader.keepSent(this.sent);
     this.shared.pings.delete(this);
     this.shared.beats.delete(this);
     for (const resume of this.waiting) resume();
@@ -192,8 +189,8 @@ export class Connection implements ReaderConnection {
 
   settle(head: EventId = this.shared.log.head): void {
     if (this.state !== "live" || this.confirmation.outstanding) return;
-    this.reader.pass(head, this.sentThrough(head));
-    this.forgetSent(head);
+    this.reader.pass(head, this.unconfirmed.sent(head));
+    this.unconfirmed.confirm(head);
   }
 
   hurry(): void {
@@ -209,21 +206,9 @@ export class Connection implements ReaderConnection {
   }
 
   private confirm(id: EventId): void {
-    const sent = sentWithin(this.sent, { after: ZERO, through: id });
+    const sent = this.unconfirmed.sentUpTo(id, this.position);
     if (this.reader.confirm(id, sent)) this.shared.moved(this.reader);
-    this.forgetSent(id);
-  }
-
-  /** What it was sent, when it has got as far as `position`. */
-  private sentThrough(position: EventId): readonly Sent[] {
-    const { caughtUp, liveAfter } = this;
-    if (this.state !== "live") return caughtUp;
-    return withSent(caughtUp, { after: liveAfter, through: position, earliest: LIVE, latest: LIVE });
-  }
-
-  private forgetSent(through: EventId): void {
-    if (this.caughtUp.length > 0) this.caughtUp = sentWithin(this.caughtUp, { after: through, through: END });
-    this.liveAfter = laterOf(this.liveAfter, through);
+    this.unconfirmed.confirm(id);
   }
 
   private hand(event: Event): boolean {
@@ -264,7 +249,7 @@ export class Connection implements ReaderConnection {
 
   private goLive(): void {
     this.state = "live";
-    this.liveAfter = this.position;
+    this.unconfirmed.begin(this.position);
   }
 
   /** Whether there is still someone to read for, after a while in which much may have happened. */
@@ -287,18 +272,11 @@ export class Connection implements ReaderConnection {
     });
   }
 
-  /** @param since before this, the client may have been subscribed to other topics than it was read for now */
   private noteSent(sent: Sent, since: EventId | undefined): void {
-    const { after, through } = sent;
-    const { log } = this.shared;
-    const { narrowed } = this.reader;
-    const taken = narrowed.at(-1)?.at ?? ZERO;
+    const taken = this.reader.narrowed.at(-1)?.at ?? ZERO;
     // When nothing could drop any of it, it does not matter when it was read.
-    const isAll = !log.mayDropAfter(after) && compareIds(taken, after) <= 0;
-    const known = isAll ? { ...sent, earliest: LIVE, latest: LIVE } : sent;
-    const begun = since ? laterOf(after, earlierOf(through, since)) : after;
-    this.caughtUp = withSent(this.caughtUp, { after, through: begun, earliest: LIVE, latest: NEVER });
-    this.caughtUp = withSent(this.caughtUp, { ...known, after: begun });
+    const isAll = !this.shared.log.mayDropAfter(sent.after) && compareIds(taken, sent.after) <= 0;
+    this.unconfirmed.note(isAll ? { ...sent, earliest: LIVE, latest: LIVE } : sent, since);
   }
 
   /** Goes on after what the log does not have any more. @returns whether there is anyone to go on for */

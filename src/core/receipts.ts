@@ -1,10 +1,11 @@
 import { Deque } from "./deque.js";
-import { type ClientId, isOwed, takenAt } from "./client.js";
+import { type ClientId, isOwed } from "./client.js";
 import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.js";
 import { type Event, type EventHead, expiryOf, headOf } from "./event.js";
 import { compareIds, earlierOf, type EventId } from "./id.js";
 import type { Log } from "./log.js";
 import { type Drop, isDroppedAt } from "./moment.js";
+import { takenAt } from "./narrowing.js";
 import type { Reader } from "./reader.js";
 import { isSent } from "./sent.js";
 

@@ -41,8 +41,9 @@ export function isSent(stretches: readonly Sent[], id: EventId, drop: Drop): boo
 export function withSent(stretches: readonly Sent[], more: Sent): readonly Sent[] {
   if (compareIds(more.after, more.through) >= 0) return stretches;
   const last = stretches.at(-1);
+  if (!last) return [more];
   // Mostly it continues the last one.
-  if (last && compareIds(more.after, last.after) >= 0 && isAlike(last, more)) {
+  if (compareIds(more.after, last.after) >= 0 && isAlike(last, more)) {
     if (compareIds(more.through, last.through) <= 0) return stretches;
     if (compareIds(more.after, last.through) <= 0)
       return [...stretches.slice(0, -1), { ...last, through: more.through }];

@@ -5,15 +5,14 @@ import {
   type ClientRecord,
   isOwed,
   lostUntil,
-  takenAt,
   topicsOf,
   weightOf,
-  withAllow,
   withCursor,
   withPosition,
   withTopics,
 } from "../../src/core/client.js";
 import type { EventId } from "../../src/core/id.js";
+import { takenAt, withAllow } from "../../src/core/narrowing.js";
 import { LIVE, NEVER } from "../../src/core/moment.js";
 
 const MEBIBYTE = 1024 * 1024;

@@ -67,8 +67,17 @@ test("what an earlier version wrote counts as a crash, and its deadlines are as 
 describe("what a client may have confirmed before a crash, and the disk does not have", () => {
   const unsure = ({ uptime }: { uptime: Uptime }, expiresAt?: number): ClientRecord["received"] =>
     uptime.unsure({
-      ...{ id: "a".repeat(32), userId: 1, subscriptions: [{ from: at(1), topics: [] }], rooms: [], ttl: 300, node: "" },
-      ...{ cursor: at(9), confirmed: at(9), received: [], narrowed: [], expiresAt },
+      id: "a".repeat(32),
+      userId: 1,
+      subscriptions: [{ from: at(1), topics: [] }],
+      rooms: [],
+      ttl: 300,
+      node: "",
+      cursor: at(9),
+      confirmed: at(9),
+      received: [],
+      narrowed: [],
+      expiresAt,
     }).received;
 
   test("is what was on its way to it: of a client that was away, only what was dropped after the last commit", () => {

@@ -1,4 +1,5 @@
-import type { ClientRecord, Narrowing, Progress } from "../../core/client.js";
+import type { ClientRecord, Progress } from "../../core/client.js";
+import type { Narrowing } from "../../core/narrowing.js";
 import { before, compareIds, END, type EventId, ZERO } from "../../core/id.js";
 import { LIVE, type Moment } from "../../core/moment.js";
 import { type Sent, sentWithin, type Stretch } from "../../core/sent.js";

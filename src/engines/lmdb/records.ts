@@ -1,7 +1,8 @@
-import { type ClientId, type ClientRecord, type Narrowing, NOBODY, type Progress } from "../../core/client.js";
+import { type ClientId, type ClientRecord, NOBODY, type Progress } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
 import { compareIds, type EventId } from "../../core/id.js";
 import type { Subscriptions } from "../../core/history.js";
+import type { Narrowing } from "../../core/narrowing.js";
 import { isSame, LIVE, type Moment } from "../../core/moment.js";
 import { ID_BYTES, readId, readTime, TIME_BYTES, writeId, writeTime } from "./bytes.js";
 import { type EarlierMore, type KeptProgress, narrowedBefore, withEarlier } from "./earlier-rows.js";
