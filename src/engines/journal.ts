@@ -30,6 +30,8 @@ export interface Journal {
   readonly keys: KeyStore;
   /** The log has nothing at or before this id. */
   readonly floor: EventId;
+  /** To be called when clients can connect. @returns by how much later than was restored the deadlines of clients are */
+  begin(): number;
   /** @throws {RelayError} unavailable: nothing can be kept now */
   check(): void;
   /** Everything until the release goes to the disk in one commit. @returns the release */

@@ -1,4 +1,4 @@
-import type { ClientRecord } from "../core/client.js";
+import { type ClientRecord, NOBODY } from "../core/client.js";
 import type { Clock } from "../core/clock.js";
 import {
   type Answer,
@@ -230,24 +230,28 @@ export class LocalEngine implements Engine {
 
   /** Gives the clients whose relay is gone to another one. */
   private async handOver(to: Follower, loading: Loading): Promise<void> {
+    const late = this.journal?.begin() ?? 0;
     const now = this.now();
     const of = this.records.size;
     let done = 0;
     const handOverNext = (record: ClientRecord): void => {
       if (done++ % TELL_EVERY === 0) loading.progress({ step: "taking over clients", done, of });
-      this.handOverOne(record, to, now);
+      this.handOverOne(record, to, now, late);
     };
     await inTurns(this.records.all(), handOverNext, new Turns(loading.signal));
   }
 
-  private handOverOne(record: ClientRecord, to: Follower, now: number): void {
+  /** @param late of `Journal.begin` */
+  private handOverOne(record: ClientRecord, to: Follower, now: number, late: number): void {
     for (const { node } of this.followers) if (node === record.node) return;
     if (record.expiresAt === undefined && record.ttl === 0) {
       // Its life was its connection.
       void this.clients.update(record.id, () => undefined).catch(() => undefined);
       return;
     }
-    const taken = this.records.take(record, to.node, record.expiresAt ?? now + record.ttl * 1000);
+    const { expiresAt, ttl, node: before } = record;
+    const end = expiresAt === undefined ? now + ttl * 1000 : expiresAt + (before === NOBODY ? late : 0);
+    const taken = this.records.take(record, to.node, end);
     to.follow({ kind: "client", id: this.last, record: taken });
   }
 }

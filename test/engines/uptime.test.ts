@@ -40,6 +40,18 @@ test("a deadline moves by the time that no relay runs, over several restarts", (
   expect(third.uptime.stored(third.uptime.restored(stored, 1))).toBe(stored);
 });
 
+test("loading is time that no relay runs: a deadline is later by as much, also on disk", () => {
+  const first = start(HOUR);
+  const stored = first.uptime.stored(HOUR + 10);
+  const second = start(2 * HOUR, first.end(0, true));
+  const restored = second.uptime.restored(stored, 1);
+  second.end(8000);
+  expect(second.uptime.begin()).toBe(8000);
+  expect(restored + 8000).toBe(2 * HOUR + 8010);
+  expect(second.uptime.stored(restored + 8000)).toBe(stored);
+  expect(second.uptime.begin()).toBe(0);
+});
+
 test("a machine's clock that was set back does not move deadlines", () => {
   const first = start(9 * HOUR);
   const second = start(HOUR, first.end(0, true));

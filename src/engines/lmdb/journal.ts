@@ -97,6 +97,10 @@ export class LmdbJournal implements Journal {
     return this.trimmer.floor;
   }
 
+  begin(): number {
+    return this.uptime.begin();
+  }
+
   check(): void {
     if (this.commits.refusing) throw unavailable();
   }

@@ -32,7 +32,9 @@ export interface UptimeState {
  * deadlines of clients are in it, so that none passes while the relay is down.
  */
 export class Uptime {
-  private readonly down: number;
+  private down: number;
+  private readonly started: number;
+  private hasBegun = false;
   /** The last crash before which the log still has events. */
   private readonly crash: Crash | undefined;
 
@@ -42,6 +44,7 @@ export class Uptime {
     kept: (UptimeState & { readonly head: EventId; readonly floor: EventId }) | undefined,
   ) {
     const now = clock.now();
+    this.started = now;
     const { at = now, down = 0, clean = false, crashed } = kept ?? { clean: true };
     this.down = down + Math.max(0, now - at);
     const earlier = kept && crashed && compareIds(kept.floor, crashed.head) < 0 ? crashed : undefined;
@@ -56,6 +59,18 @@ export class Uptime {
       // Rows that were not written since the crash before are as old as they were then.
       known: earlier ? earlierMoment(earlier.known, known) : known,
     };
+  }
+
+  /**
+   * To be called when the relay has loaded: as nobody can connect before, loading counts as time that no relay ran.
+   * @returns by how much later the deadlines are that were restored before
+   */
+  begin(): number {
+    if (this.hasBegun) return 0;
+    this.hasBegun = true;
+    const loading = this.clock.now() - this.started;
+    this.down += loading;
+    return loading;
   }
 
   /** @param clean whether nothing is written after it */
