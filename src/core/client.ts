@@ -2,8 +2,8 @@ import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
 import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
-import type { Narrowing } from "./narrowing.js";
-import { bytesOf, filtered, segmentsOf, sharedWith } from "./lists.js";
+import { type Narrowing, withReplay } from "./narrowing.js";
+import { bytesOf, filtered, isSameList, segmentsOf, sharedWith } from "./lists.js";
 import { matcherOf } from "./matcher.js";
 import type { Permissions } from "./permissions.js";
 import { type Sent, withAllSent } from "./sent.js";
@@ -90,9 +90,8 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
   const { rooms } = record;
   const joined = change.join === undefined || rooms.includes(change.join) ? rooms : [...rooms, change.join];
   const inRooms = filtered(joined, (room) => topics.has(room));
-  const isSame = names.length === before.length && names.every((name, index) => name === before[index]);
   // Nothing to write down, and nothing to wait for.
-  if (isSame) return inRooms === rooms ? record : { ...record, rooms: inRooms };
+  if (isSameList(names, before)) return inRooms === rooms ? record : { ...record, rooms: inRooms };
   const changed = {
     ...record,
     rooms: inRooms,
@@ -196,25 +195,25 @@ export function withReceived(record: ClientRecord, more: readonly Sent[]): Clien
  * The record of a client that goes on from `position`, which may be before the cursor: a replay is read with the
  * subscriptions of now, besides those of then, to which something may still be owed. Is that too much to be kept, it stays
  * where it was, which its record shows.
+ * @param at the id of the entry with which it goes back
  */
-export function withPosition(record: ClientRecord, position: EventId): ClientRecord {
+export function withPosition(record: ClientRecord, position: EventId, at: EventId): ClientRecord {
   if (compareIds(position, record.cursor) >= 0) return withCursor(record, position);
-  const current = record.subscriptions.at(-1) as Subscriptions;
-  if (record.subscriptions.length === 1 && compareIds(current.from, position) <= 0) {
-    return { ...record, cursor: position };
-  }
-  const now = current.topics;
-  const replay = { from: ZERO, topics: now, since: current.since ?? current.from };
-  if (record.subscriptions.length === 1) return { ...record, cursor: position, subscriptions: [replay] };
+  const { from, topics: now } = record.subscriptions.at(-1) as Subscriptions;
+  const isAlone = record.subscriptions.length === 1;
+  if (isAlone && compareIds(from, position) <= 0) return { ...record, cursor: position };
+  const replay = { from: ZERO, topics: now };
+  if (isAlone) return { ...withReplay(record, from, at), cursor: position, subscriptions: [replay] };
   const owed = record.subscriptions.map((entry, index) => {
-    const from = index === 0 ? record.cursor : entry.from;
     const topics = withAll(entry.topics, now);
-    return topics === entry.topics && from === entry.from ? entry : { from, topics };
+    const begin = index === 0 ? record.cursor : entry.from;
+    return topics === entry.topics && begin === entry.from ? entry : { from: begin, topics };
   });
   // Who goes back again and again has these in the first place already.
   if (owed[0]?.topics.length === now.length) owed.shift();
   const subscriptions = [replay, ...owed];
-  return firstKept(subscriptions) === 0 ? { ...record, cursor: position, subscriptions } : record;
+  if (firstKept(subscriptions) > 0) return record;
+  return { ...withReplay(record, record.cursor, at), cursor: position, subscriptions };
 }
 
 /** The names, and others; the same list when it has them all. */

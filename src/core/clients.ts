@@ -159,10 +159,10 @@ export class Clients {
     let found = false;
     await this.update(
       id,
-      (record) => {
+      (record, at) => {
         found = true;
         const received = has ? withReceived(record, this.registry.claim(record, has, this.log.moment)) : record;
-        const placed = withPosition(received, locate(record));
+        const placed = withPosition(received, locate(record), at);
         return placed === record && record.node === node && record.expiresAt === undefined
           ? record
           : { ...placed, node, expiresAt: undefined };

@@ -167,7 +167,7 @@ export class Connections {
   private async reach(record: ClientRecord, since: Since | undefined): Promise<Reach> {
     const cursor = this.locate(record, since);
     if (!cursor) return { position: this.log.head, gap: true };
-    const placed = withPosition(record, cursor);
+    const placed = withPosition(record, cursor, this.log.head);
     const { position, gap } = await this.log.reach(placed, placed.cursor);
     // To go back may be more than can be kept for a client whose topics have changed.
     return { position, gap: gap || compareIds(placed.cursor, cursor) !== 0 };

@@ -6,10 +6,7 @@ export interface Subscriptions {
   readonly from: EventId;
   /** Topics and patterns, none twice. */
   readonly topics: readonly string[];
-  /**
-   * Since when the client has had exactly these topics, when that is after `from`: as of a replay, which goes back to what
-   * came before. Until then it may have been subscribed to others.
-   */
+  /** Before this, the client may have had other topics, which were taken from it: by which permission is forgotten. */
   readonly since?: EventId;
   /** What it was subscribed to is not known any more: more changes came after it than are kept. `topics` is empty. */
   readonly isLost?: true;

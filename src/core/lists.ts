@@ -47,6 +47,10 @@ export function segmentsOf(names: readonly string[]): number {
   return segments;
 }
 
+export function isSameList(names: readonly string[], others: readonly string[]): boolean {
+  return names === others || (names.length === others.length && names.every((name, index) => name === others[index]));
+}
+
 /** The names that are to be kept; the same list when that is all of them. */
 export function filtered(names: readonly string[], keep: (name: string) => boolean): readonly string[] {
   return names.every(keep) ? names : names.filter(keep);

@@ -1,13 +1,17 @@
 import type { ClientRecord } from "./client.js";
 import type { EventHead } from "./event.js";
-import { compareIds, type EventId, laterOf } from "./id.js";
-import { charactersOf, filtered } from "./lists.js";
+import type { Subscriptions } from "./history.js";
+import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { charactersOf, filtered, isSameList } from "./lists.js";
 import { matcherOf } from "./matcher.js";
 import { LIVE, NEVER } from "./moment.js";
 import type { Permissions } from "./permissions.js";
 import type { Sent, Stretch } from "./sent.js";
 
-/** Subscriptions that were taken from a client with a permission: what they had matched in a stretch is not delivered any more. */
+/**
+ * Subscriptions that a client does not have any more for a stretch of the log: they were taken from it with a permission, or
+ * it reads the stretch again with those of now. What they had matched there is not sent any more.
+ */
 export interface Narrowing extends Stretch {
   readonly at: EventId;
   /** The subscriptions of that stretch that the client kept. */
@@ -40,6 +44,25 @@ export function withAllow(
   return withoutOldest(changed);
 }
 
+/**
+ * The record of a client that reads again what was published before `through`, with the subscriptions that it has now.
+ * What was taken from it there before may be sent again, and is not known any more.
+ */
+export function withReplay(record: ClientRecord, through: EventId, at: EventId): ClientRecord {
+  const { topics } = record.subscriptions.at(-1) as Subscriptions;
+  const last = record.narrowed.at(-1);
+  // As when it goes back again and again.
+  const isWithin = last?.after.ms === ZERO.ms && compareIds(through, last.through) <= 0;
+  if (isWithin && isSameList(topics, last.topics)) return record;
+  let { received } = record;
+  const narrowed = record.narrowed.flatMap((narrowing) => {
+    if (compareIds(narrowing.after, through) >= 0) return narrowing;
+    received = received.flatMap((stretch) => withoutKnowledge(stretch, narrowing.at, through));
+    return compareIds(narrowing.through, through) <= 0 ? [] : { ...narrowing, after: through };
+  });
+  return withoutOldest({ ...record, received, narrowed: [...narrowed, { after: ZERO, through, at, topics }] });
+}
+
 /** The record without what was taken first, as far as that is too much to be kept. */
 function withoutOldest(record: ClientRecord): ClientRecord {
   const { narrowed } = record;
@@ -52,20 +75,21 @@ function withoutOldest(record: ClientRecord): ClientRecord {
     ...record,
     narrowed: narrowed.slice(1),
     // Of what was published before and read after it, some may not have been sent.
-    received: record.received.flatMap((stretch) => withoutKnowledge(stretch, at)),
+    received: record.received.flatMap((stretch) => withoutKnowledge(stretch, at, at)),
     subscriptions: record.subscriptions.map((entry) =>
       compareIds(entry.from, at) < 0 ? { ...entry, since: laterOf(entry.since ?? at, at) } : entry,
     ),
   });
 }
 
-function withoutKnowledge(stretch: Sent, at: EventId): Sent[] {
-  if (compareIds(stretch.after, at) >= 0 || compareIds(stretch.latest.id, at) < 0) return [stretch];
+/** The stretch, of which nothing is known up to `through` if it was read after `at`. */
+function withoutKnowledge(stretch: Sent, at: EventId, through: EventId): Sent[] {
+  if (compareIds(stretch.after, through) >= 0 || compareIds(stretch.latest.id, at) < 0) return [stretch];
   const unknown = { ...stretch, earliest: LIVE, latest: NEVER };
-  if (compareIds(stretch.through, at) <= 0) return [unknown];
+  if (compareIds(stretch.through, through) <= 0) return [unknown];
   return [
-    { ...unknown, through: at },
-    { ...stretch, after: at },
+    { ...unknown, through },
+    { ...stretch, after: through },
   ];
 }
 

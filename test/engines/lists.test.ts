@@ -231,7 +231,7 @@ const changes: fc.Arbitrary<Change> = fc.oneof(
       const covers = (topic: string): boolean => topic !== one && topic !== other;
       return withAllow(record, { subscribe: [one, other] }, covers, at);
     }),
-    fc.constant<Change>((record, { ms }) => withPosition(record, { ms: Math.max(1, ms - 20), seq: 0 })),
+    fc.constant<Change>((record, at) => withPosition(record, { ms: Math.max(1, at.ms - 20), seq: 0 }, at)),
   ].map((arbitrary) => ({ weight: 1, arbitrary })),
 );
 
