@@ -199,6 +199,8 @@ export function withReceived(record: ClientRecord, more: readonly Sent[]): Clien
  */
 export function withPosition(record: ClientRecord, position: EventId, at: EventId): ClientRecord {
   if (compareIds(position, record.cursor) >= 0) return withCursor(record, position);
+  // It has more than can be kept already.
+  if (lostUntil(record, record.cursor)) return record;
   const { from, topics: now } = record.subscriptions.at(-1) as Subscriptions;
   const isAlone = record.subscriptions.length === 1;
   if (isAlone && compareIds(from, position) <= 0) return { ...record, cursor: position };

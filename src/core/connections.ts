@@ -96,8 +96,7 @@ export class Connections {
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced) this.registry.release(replaced, REPLACED);
-    const { position, gap } = await this.preview(id, since);
-    await this.claim(id, since);
+    const { position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
     // Another one may have come meanwhile.
@@ -146,11 +145,13 @@ export class Connections {
     await this.keepProgress();
   }
 
-  private async claim(id: ClientId, since: Since | undefined): Promise<void> {
-    // It may go back: how far it was before is known to `update`, and not to be noted after that.
-    this.moved.delete(id);
+  private async claim(id: ClientId, since: Since | undefined): Promise<Reach> {
     try {
+      const reach = await this.preview(id, since);
+      // It may go back: how far it was before is known to `update`, and not to be noted after that.
+      this.moved.delete(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
+      return reach;
     } catch (error) {
       // It has lost its connection and did not get another.
       const reader = this.registry.get(id);

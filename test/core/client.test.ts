@@ -120,6 +120,9 @@ describe("a client that goes back", () => {
     const lists = [0, 1, 2, 3, 4].map((index) => longTopics(900, `list.${index}`));
     const record = changedWith(clientWith(lists[0] as string[]), lists.slice(1));
     expect(withPosition(record, { ms: 0, seq: 5 }, id(9))).toBe(record);
+    const more = withTopics(record, { set: longTopics(900, "more") }, id(9));
+    expect(lostUntil(more, more.cursor)).toBeDefined();
+    expect(withPosition(more, { ms: 0, seq: 5 }, id(10))).toBe(more);
   });
 });
 
