@@ -1,0 +1,193 @@
+import type { ClientModel, Fate } from "./client-model.js";
+import { clock, type Ledger, type Publication } from "./ledger.js";
+import type { AuditedRelay } from "./relay.js";
+import type { Report } from "./report.js";
+
+/** Milliseconds after which the relay certainly knows of the end of a connection. */
+const NOTICED_WITHIN = 1500;
+
+/** So many separate stretches of a client may be too many to tell their states (docs/PROTOCOL.md, section 4). */
+const MANY_STRETCHES = 25;
+
+interface Receipt {
+  readonly topic: string;
+  readonly matched?: number;
+  readonly sent?: number;
+  readonly confirmed?: number;
+  readonly waiting?: number;
+  readonly expired?: number;
+  readonly clients?: readonly { readonly id: string; readonly state: State }[];
+}
+
+type State = "confirmed" | "expired" | "waiting" | "sent";
+
+/** Judges `GET /events/ID`, and the counts that publishers are answered. */
+export class Receipts {
+  /** Registrations that are under way. */
+  registering = 0;
+
+  constructor(
+    private readonly relay: AuditedRelay,
+    private readonly ledger: Ledger,
+    private readonly clients: ReadonlyMap<string, ClientModel>,
+    private readonly report: Report,
+    /** When the relay was started that is running now. */
+    private readonly startedAt: () => number,
+  ) {}
+
+  async check(publication: Publication): Promise<void> {
+    const { id } = publication;
+    if (id === undefined) return;
+    const asked = clock();
+    const answer = await this.relay.request("GET", `/events/${id}`);
+    if (!answer || answer.status === 503) return;
+    this.report.figures.receipts++;
+    const now = clock();
+    if (answer.status === 404) return this.unknown(publication, now);
+    const receipt = answer.body as Receipt;
+    if (answer.status !== 200 || receipt.topic !== publication.topic) {
+      return this.report.fault(
+        "wrongAnswer",
+        `GET /events: ${answer.status}`,
+        undefined,
+        publication,
+        JSON.stringify(receipt),
+      );
+    }
+    if (!receipt.clients) return this.absent(publication, receipt);
+    this.counts(publication, receipt);
+    for (const { id: client, state } of receipt.clients) {
+      this.report.figures.states[state] = (this.report.figures.states[state] ?? 0) + 1;
+      const model = this.clients.get(client);
+      if (model) this.state(model, publication, state, asked, now);
+    }
+    this.audience(publication, new Set(receipt.clients.map((delivery) => delivery.id)));
+  }
+
+  /** `matched`, `sent`, `waiting` and `confirmed` of an answer to a publisher. */
+  reply(
+    publication: Publication,
+    reply: { matched?: number; sent?: number; waiting?: number; confirmed?: number },
+  ): void {
+    let [least, most, confirmed] = [0, this.registering, 0];
+    for (const model of this.clients.values()) {
+      const fate = model.fates.get(publication.number);
+      if (fate?.match === "yes" && !model.removed) least++;
+      if (fate && fate.match !== "no") most++;
+      if (fate?.mayBeConfirmedAt !== undefined) confirmed++;
+    }
+    const { matched, sent, waiting } = reply;
+    const knows = `between ${least} and ${most} match, ${confirmed} may have confirmed: ${JSON.stringify(reply)}`;
+    const fault = (claim: string): void => this.report.fault("falseState", claim, undefined, publication, knows);
+    if (matched !== undefined && (matched < least || matched > most))
+      fault("a publisher is told a wrong number of clients");
+    // What was replaced meanwhile is neither sent nor waiting.
+    const isDropped = this.ledger.mayBeReplacedAt(publication) < Infinity || publication.ttl !== undefined;
+    const rest = (matched ?? 0) - (sent ?? 0) - (waiting ?? 0);
+    if (rest < 0 || (rest > 0 && !isDropped)) fault("a publisher's counts do not add up");
+    if ((reply.confirmed ?? 0) > confirmed) fault("more clients are counted as confirmed than have confirmed");
+  }
+
+  private unknown(publication: Publication, now: number): void {
+    const { ledger } = this;
+    const isOld = publication.answered < this.startedAt();
+    if (ledger.mayBeTrimmedAt(publication) <= now || (isOld && publication.ttl === 0)) return;
+    if (isOld && ledger.mayBeReplacedAt(publication) <= now) return;
+    this.report.fault("wrongAnswer", "there is no receipt for an event that the log has", undefined, publication);
+  }
+
+  private absent(publication: Publication, receipt: Receipt): void {
+    const { ledger, report } = this;
+    report.figures.absent++;
+    if (Object.keys(receipt).some((name) => ["matched", "sent", "confirmed", "waiting", "expired"].includes(name))) {
+      report.fault("falseState", "there are counts without states", undefined, publication, JSON.stringify(receipt));
+    }
+    if (ledger.killedSince(publication.began)) return;
+    const isComplex = [...this.clients.values()].some((client) => {
+      const fate = client.fates.get(publication.number);
+      return fate && fate.match !== "no" && stretches(client) > MANY_STRETCHES;
+    });
+    if (!isComplex)
+      report.fault("falseState", "the states are absent though no relay was killed", undefined, publication);
+  }
+
+  private counts(publication: Publication, { clients = [], matched, ...counts }: Receipt): void {
+    const of = (state: State): number => clients.filter((client) => client.state === state).length;
+    const states = ["confirmed", "expired", "waiting", "sent"] as const;
+    if (matched === clients.length && states.every((state) => counts[state] === of(state))) return;
+    this.report.fault("falseState", "the counts of a receipt are not those of its states", undefined, publication);
+  }
+
+  /** Are those listed whom the event matched? */
+  private audience(publication: Publication, listed: ReadonlySet<string>): void {
+    for (const model of this.clients.values()) {
+      const match = model.fates.get(publication.number)?.match ?? "no";
+      const isListed = listed.has(model.id);
+      if (match === "no" && isListed && publication.answered > (model.subscribed[0]?.ended ?? 0)) {
+        this.report.fault("falseState", "a client is listed that the event did not match", model, publication);
+      }
+      if (match === "yes" && !isListed && !model.mayBeGone(this.relay.ran)) {
+        this.report.fault("falseState", "a client that the event matched is not listed", model, publication);
+      }
+    }
+  }
+
+  private state(model: ClientModel, publication: Publication, state: State, asked: number, now: number): void {
+    const fate = model.fate(publication);
+    const why = this.falsehood(model, fate, state, asked, now);
+    if (why !== undefined) {
+      const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}`;
+      this.report.fault("falseState", `"${state}" ${why}`, model, publication, times);
+    }
+    if (state === "expired" && publication.ttl !== 0) fate.saidExpiredAt ??= now;
+    if (state === "confirmed" && why === undefined) fate.confirmedAt ??= now;
+  }
+
+  /** What makes a state false; undefined: nothing does. */
+  private falsehood(model: ClientModel, fate: Fate, state: State, asked: number, now: number): string | undefined {
+    const { publication } = fate;
+    if (state === "confirmed") {
+      if ((fate.mayBeConfirmedAt ?? Infinity) <= now) return undefined;
+      return fate.receivedAt === undefined ? "though it was never received" : "though it was not confirmed";
+    }
+    if ((fate.confirmedAt ?? Infinity) < asked) return "though it was received and confirmed";
+    if (state === "expired")
+      return this.mayBeExpired(model, fate, now) ? undefined : "though nothing keeps it from coming";
+    const { link } = model;
+    if (state === "sent") {
+      const since = link?.ended ?? (link?.opened === undefined ? -Infinity : Infinity);
+      return since < asked - NOTICED_WITHIN && !model.stalled ? "though the client has no connection" : undefined;
+    }
+    if (publication.ttl === 0) return "though it is not kept";
+    if (this.ledger.isReplacedAt(publication) < asked) return "though it was replaced";
+    if (this.ledger.isOverAt(publication) < asked) return "though its ttl is over";
+    if ((fate.narrowedAt ?? Infinity) < asked) return "though the client may not have it any more";
+    if ((fate.skippedAt ?? Infinity) < asked) return "though the client skipped it";
+    return undefined;
+  }
+
+  private mayBeExpired(model: ClientModel, fate: Fate, now: number): boolean {
+    const { publication, mayBeNarrowedAt = Infinity, mayBeSkippedAt = Infinity } = fate;
+    const { ledger } = this;
+    if (publication.ttl === 0 || model.mayBeGone(this.relay.ran) || model.mayHaveTooManyChanges || fate.lost)
+      return true;
+    if (model.link?.manyChanges) return true;
+    const trimmed = ledger.mayBeTrimmedAt(publication);
+    const dropped = Math.min(ledger.mayBeOverAt(publication), ledger.mayBeReplacedAt(publication), trimmed);
+    return Math.min(dropped, mayBeNarrowedAt, mayBeSkippedAt) <= now;
+  }
+}
+
+/** How many separate stretches may have passed a client by. */
+function stretches(client: ClientModel): number {
+  const fates = [...client.fates.values()].sort((a, b) => (a.publication.rank ?? 0) - (b.publication.rank ?? 0));
+  let count = 0;
+  let wasConfirmed = true;
+  for (const { confirmedAt, match } of fates) {
+    if (match === "no") continue;
+    const isConfirmed = confirmedAt !== undefined;
+    if (wasConfirmed && !isConfirmed) count++;
+    wasConfirmed = isConfirmed;
+  }
+  return count;
+}
