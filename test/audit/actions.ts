@@ -11,6 +11,9 @@ import { allowed } from "./topics.js";
 import type { Judge } from "./judge.js";
 
 const SUBSCRIPTIONS = ["a", "b", "c", "a.*", "a.>", "b.x", "*", ">"];
+
+/** Of those who hear little: what they are owed is far behind when the log is trimmed. */
+const QUIET_SUBSCRIPTIONS = ["q", "q.x", "q.*", "q.>"];
 const PERMISSIONS = [undefined, ["a", "a.>"], ["b.>", "b", "c"], ["a.*", "c"], [">"]];
 
 /** What a client does, and how often: with a connection, and without. */
@@ -56,6 +59,7 @@ export class Actor {
   private readonly format: LinkFormat;
   private readonly ttl: number;
   private readonly user: string;
+  private readonly subscriptions: readonly string[];
 
   constructor(
     private readonly deps: Deps,
@@ -64,6 +68,7 @@ export class Actor {
     this.format = random.pick(FORMATS);
     this.ttl = random.pick([1, 2, 5, 300, 300]);
     this.user = random.pick(USERS);
+    this.subscriptions = random.chance(0.25) ? QUIET_SUBSCRIPTIONS : SUBSCRIPTIONS;
   }
 
   /** Chosen at once, done when it is called. */
@@ -143,8 +148,8 @@ export class Actor {
 
   private chooseTopics(client: AuditClient): () => Promise<void> {
     const { random } = this;
-    const names = allowed(random.some(SUBSCRIPTIONS, 1), client.model.allow).slice(0, 3);
-    const one = random.pick(SUBSCRIPTIONS);
+    const names = allowed(random.some(this.subscriptions, 1), client.model.allow).slice(0, 3);
+    const one = random.pick(this.subscriptions);
     const isAdding = random.chance(0.5) && allowed([one], client.model.allow).length > 0;
     const byFrame = random.chance(0.5);
     return () => {
@@ -162,7 +167,7 @@ export class Actor {
 
   private async register(): Promise<void> {
     const { random, deps } = this;
-    const topics = random.some(SUBSCRIPTIONS, 1).slice(0, 3);
+    const topics = random.some(this.subscriptions, 1).slice(0, 3);
     const began = clock();
     const body = JSON.stringify({ user_id: this.user, topics, ttl: this.ttl });
     deps.receipts.registering++;
@@ -182,7 +187,8 @@ export class Actor {
 
   private async remove(client: AuditClient): Promise<void> {
     client.model.removed = true;
-    await this.deps.relay.request("DELETE", `/register/${client.model.id}`);
+    const answer = await this.deps.relay.request("DELETE", `/register/${client.model.id}`);
+    if (answer?.status === 200) client.model.removedAt = clock();
   }
 
   private async patch(

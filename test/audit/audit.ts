@@ -18,19 +18,20 @@ export interface AuditOptions {
   readonly cli: string;
   /** Where its data is. */
   readonly directory: string;
-  /** Ends with the first thing that is lost. */
-  readonly untilFault?: boolean;
-  /** Only kills, one after the other. */
-  readonly onlyKills?: boolean;
+  /** The relay is known to lose something: it is killed again and again, until something is lost or it was killed so often. */
+  readonly mutant?: { readonly mostKills: number };
 }
 
 /** How many events the log keeps: few, so that it is trimmed all the time. */
-const RETENTION = 300;
+const RETENTION = 150;
 
 const ACTORS = 14;
 
 /** Events that are remembered. */
 const REMEMBERED = 2500;
+
+/** Of how many events the receipts are looked at after each restart. */
+const LOOKED_AT = 8;
 
 /** Milliseconds in which everything that is due arrives. */
 const ARRIVES_WITHIN = 8000;
@@ -65,7 +66,7 @@ export class Audit {
     const report = (this.report = new Report(options.seed));
     const relay = (this.relay = new AuditedRelay(options.cli, options.directory, FLAGS));
     const judge = (this.judge = new Judge(ledger, report));
-    const receipts = new Receipts(relay, ledger, models, report, () => this.faults.startedAt);
+    const receipts = new Receipts({ relay, ledger, judge, models, report, startedAt: () => this.faults.startedAt });
     this.receipts = receipts;
     const publisher = new Publisher(
       { relay, ledger, report, receipts, clients: models },
@@ -82,8 +83,8 @@ export class Audit {
     const until = clock() + options.seconds * 1000;
     await faults.start();
     try {
-      while (clock() < until && !(options.untilFault && this.report.faults.lost > 0)) await this.episode();
-      await this.conclude();
+      while (clock() < until && !this.isCaught()) await this.episode();
+      if (!options.mutant) await this.conclude();
     } finally {
       await this.relay.kill();
       for (const client of this.clients()) client.cut();
@@ -92,15 +93,20 @@ export class Audit {
     return report;
   }
 
+  private isCaught(): boolean {
+    const { figures, faults } = this.report;
+    return this.options.mutant !== undefined && (faults.lost > 0 || figures.kills >= this.options.mutant.mostKills);
+  }
+
   /** Some seconds of random things, and then something that happens to the relay. */
   private async episode(): Promise<void> {
     const { random, faults } = this;
-    const weights = this.options.onlyKills
+    const weights = this.options.mutant
       ? { kill: 1, stop: 0, full: 0, none: 0 }
       : { kill: 6, stop: 2.5, full: 1.2, none: 1 };
     const end = random.weighted(weights);
-    const isQuiet = !this.options.onlyKills && random.chance(0.4);
-    const length = this.options.onlyKills ? random.int(100, 500) : random.int(300, 3000);
+    const isQuiet = !this.options.mutant && random.chance(0.4);
+    const length = this.options.mutant ? random.int(100, 500) : random.int(300, 1800);
     const isKilled = random.chance(0.6);
     const downtime = Faults.downtime(random);
     await this.live(length);
@@ -114,8 +120,11 @@ export class Audit {
     if (end === "stop") await this.during(() => faults.stop());
     if (!this.relay.isUp) {
       if (!this.relay.isEnded) await faults.kill();
+      const last = this.ledger.lastAcknowledged(LOOKED_AT);
       await delay(downtime);
       await faults.start();
+      // What was acknowledged just before has to be there.
+      for (const publication of last) await this.receipts.check(publication);
     }
     this.prune();
   }

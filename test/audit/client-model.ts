@@ -67,6 +67,8 @@ export interface Link {
   manyChanges: boolean;
   topicsChanged: boolean;
   mayBeOwedGap: boolean;
+  /** It should have been told of a gap, and was not. */
+  isUnsaid: boolean;
   /** How many of `received` the judge has looked at. */
   judged: number;
 }
@@ -88,6 +90,10 @@ export class ClientModel {
   private owesGap = false;
   private owedUntil = -Infinity;
   removed = false;
+  /** Since then the relay certainly does not have it any more. */
+  removedAt = Infinity;
+  /** When it left a connection for a newer one. */
+  leftAt = -Infinity;
   /** It does not read: the relay may have ended its connection. */
   stalled = false;
   /** Its last connection ended then at the earliest, by the time that the relay was running. */

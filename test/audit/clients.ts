@@ -31,7 +31,8 @@ export class AuditClient {
   private end: LinkEnd | undefined;
   private readonly questions = new Map<string, (answer: unknown) => void>();
   private nextQuestion = 1;
-  private held: string[] = [];
+  /** Pings that were not answered, with how many events came before each. */
+  private held: { payload: string; count: number }[] = [];
   private pongs: PongPolicy = "always";
   /** For each text `ping` that was not answered: how many events were confirmed before it was sent. */
   private fences: number[] = [];
@@ -78,6 +79,7 @@ export class AuditClient {
       manyChanges: model.mayHaveTooManyChanges,
       topicsChanged: model.changes > 0,
       mayBeOwedGap: model.mayBeOwedGap,
+      isUnsaid: false,
       judged: 0,
     };
     if (asked !== undefined) model.rewind(asked);
@@ -99,7 +101,7 @@ export class AuditClient {
   answerHeld(): void {
     const { link } = this.model;
     if (!link) return;
-    for (const payload of this.held.splice(0)) this.answer(link, payload);
+    for (const { payload, count } of this.held.splice(0)) this.answer(link, payload, count);
   }
 
   /** Acknowledges what came last, by hand. */
@@ -246,24 +248,19 @@ export class AuditClient {
     if (last?.id !== undefined && last.id !== payload) {
       this.deps.report.fault("wrongAnswer", `a ping has the id ${payload} after ${last.id}`, model);
     }
-    if (this.pongs === "always") this.answer(link, payload);
-    else if (this.pongs === "held") this.held.push(payload);
+    const count = link.received.length;
+    if (this.pongs === "always") this.answer(link, payload, count);
+    else if (this.pongs === "held") this.held.push({ payload, count });
   }
 
-  private answer(link: Link, payload: string): void {
+  private answer(link: Link, payload: string, count: number): void {
     if (this.model.link !== link || link.ended !== undefined) return;
-    const { ledger } = this.deps;
-    const rank = rankOf(payload);
-    const count = link.received.findLastIndex(({ id, number }) => {
-      const known = id === undefined ? ledger.ofNumber(number)?.rank : rankOf(id);
-      return known !== undefined && known <= rank;
-    });
     if (!link.manual) {
       this.model.note(`confirms by a pong up to ${payload}`);
-      this.mayConfirm(link, count + 1, rank);
+      this.mayConfirm(link, count, rankOf(payload));
     }
     this.end?.pong(payload);
-    this.fence(link.manual ? 0 : count + 1);
+    this.fence(link.manual ? 0 : count);
   }
 
   private fence(count: number): void {
@@ -356,20 +353,15 @@ export class AuditClient {
     }
   }
 
-  /** The relay says that there is no such client. */
-  noteForgotten(body: string): void {
-    const { model, deps } = this;
-    if (model.removed) return;
-    if (!model.mayBeGone(deps.relay.ran)) {
-      deps.report.fault("forgotten", "a client is forgotten before its time", model, undefined, body);
-    }
-    model.removed = true;
+  noteForgotten(how: string): void {
+    this.deps.judge.forgotten(this.model, this.deps.relay.ran, how);
   }
 
   /** An older connection stays open until the relay ends it; nothing is said on it any more. */
   private leave(link: Link): void {
     this.deps.judge.received(this.model, link);
     this.end?.resume();
+    this.model.leftAt = clock();
     const { end } = this;
     this.lose(link);
     // A relay that does not see that it is gone would keep it for long.

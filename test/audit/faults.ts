@@ -68,7 +68,7 @@ export class Faults {
 
   /** Time passes for a relay that is down. */
   static downtime(random: Random): number {
-    return random.chance(0.3) ? random.int(500, 2500) : 0;
+    return random.chance(0.25) ? random.int(300, 2000) : 0;
   }
 
   private async ready(): Promise<void> {

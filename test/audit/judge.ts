@@ -42,6 +42,15 @@ export class Judge {
     }
   }
 
+  /** The relay says that there is no such client. @param ran milliseconds that the relay has been running */
+  forgotten(client: ClientModel, ran: number, how: string): void {
+    if (client.removed) return;
+    if (!client.mayBeGone(ran))
+      this.report.fault("forgotten", "a client is forgotten before its time", client, undefined, how);
+    client.removed = true;
+    client.removedAt = clock();
+  }
+
   /** `gap` on an open connection, or its end with 1013. */
   note(client: ClientModel, link: Link): void {
     this.report.figures.gapsSaid++;
@@ -109,7 +118,13 @@ export class Judge {
     const rank = id === undefined ? publication.rank : rankOf(id);
     const goesBack = this.goesBack(link);
     const fault = (kind: "misrouted" | "doubled" | "stale" | "falseState", claim: string): void =>
-      report.fault(kind, claim, client, publication, `${describe(link)}; ${this.cursorOf(link)}`);
+      report.fault(
+        kind,
+        claim,
+        client,
+        publication,
+        `${describe(link)}; ${this.cursorOf(link)}; replaced by ${ledger.successorsOf(publication)}`,
+      );
     const isFor = !publication.users || publication.users.includes(client.user);
     const isReplay = goesBack && matchesAny(client.recentTopics, publication.topic);
     if (!isFor || (fate?.match === "no" && !isReplay))
@@ -120,8 +135,9 @@ export class Judge {
     if (rank !== undefined && rank <= link.leastCursor && !goesBack && !publication.orphaned) {
       fault("doubled", "it comes again, though it was confirmed");
     }
-    if (ledger.isReplacedAt(publication) < link.began)
+    if (ledger.isReplacedAt(publication) < link.began) {
       fault("stale", "it arrives on a connection that began after it was replaced");
+    }
     if (ledger.isOverAt(publication) < link.began)
       fault("stale", "it arrives on a connection that began after its ttl was over");
     if ((fate?.narrowedAt ?? Infinity) < link.began && !goesBack)
@@ -141,10 +157,13 @@ export class Judge {
       fate.lost = true;
       return;
     }
+    if (isTrimmed) fate.lost = true;
+    // One that is not said is one fault, however many events it is about.
+    if (isTrimmed && link.isUnsaid) return;
+    link.isUnsaid ||= isTrimmed;
     const kind = isTrimmed || link.manyChanges ? "gapUnsaid" : "lost";
     const claim = kind === "lost" ? "it did not arrive, and later ones did" : "it did not arrive, and no gap was said";
     this.report.fault(kind, claim, client, publication, `${describe(link)}; ${this.cursorOf(link)}`);
-    fate.lost = isTrimmed;
     fate.mayBeSkippedAt = at;
   }
 

@@ -100,6 +100,11 @@ export class Ledger {
     return this.ids.get(id);
   }
 
+  lastAcknowledged(count: number): Publication[] {
+    const known = this.all.slice(-1000).filter(({ id }) => id !== undefined);
+    return known.sort((a, b) => a.answered - b.answered).slice(-count);
+  }
+
   /** Whether the relay was killed after this moment. */
   killedSince(at: number): boolean {
     return (this.kills.at(-1) ?? -Infinity) >= at;
@@ -133,6 +138,17 @@ export class Ledger {
     if (publication.rank === undefined || publication.orphaned) return Infinity;
     const sure = this.successors(publication, true).filter((other) => !this.mayBeUndone(other));
     return Math.min(...sure.map(({ answered }) => answered), Infinity);
+  }
+
+  /** What has replaced it, as text. */
+  successorsOf(publication: Publication): string {
+    return this.successors(publication, false)
+      .slice(0, 3)
+      .map(
+        ({ number, ttl, began, answered }) =>
+          `${number}${ttl === 0 ? " of ttl 0" : ""} at ${began.toFixed(0)} to ${answered.toFixed(0)}`,
+      )
+      .join();
   }
 
   /** Forgets all but the newest. */

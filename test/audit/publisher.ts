@@ -7,6 +7,9 @@ import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
 
 const TOPICS = ["a", "a.x", "a.x.y", "b", "b.x", "c"];
+
+/** Topics on which there is little. */
+const QUIET_TOPICS = ["q", "q.x"];
 export const USERS = ["0", "1", "2", "3"];
 
 /** Characters that fill the sockets' buffers when a client does not read. */
@@ -78,7 +81,9 @@ export class Publisher {
 
   private draft(way: Way, isBurst: boolean): Draft {
     const { random } = this;
-    const draft: { -readonly [Name in keyof Draft]: Draft[Name] } = { topic: random.pick(TOPICS) };
+    const draft: { -readonly [Name in keyof Draft]: Draft[Name] } = {
+      topic: random.pick(random.chance(0.02) ? QUIET_TOPICS : TOPICS),
+    };
     if (random.chance(0.4))
       draft.users = random.chance(0.7) || way === "cloudevent" ? [random.pick(USERS)] : random.some(USERS, 2);
     if (way !== "cloudevent") {
@@ -118,7 +123,9 @@ export class Publisher {
     }
     for (const publication of publications) this.settle(publication);
     if (answer?.status !== 200 || isRetry) return;
-    publications.forEach((publication, index) => this.deps.receipts.reply(publication, replyAt(answer.body, index)));
+    for (const [index, publication] of publications.entries()) {
+      await this.deps.receipts.reply(publication, replyAt(answer.body, index));
+    }
   }
 
   /** Publishes again under a key that was answered. */
@@ -154,7 +161,9 @@ export class Publisher {
   private settle(publication: Publication): void {
     const end = Math.min(publication.answered, clock());
     const { ran } = this.deps.relay;
-    for (const model of this.deps.clients.values()) if (!model.removed) model.settle(publication, end, ran);
+    for (const model of this.deps.clients.values()) {
+      if (publication.began < model.removedAt) model.settle(publication, end, ran);
+    }
   }
 }
 

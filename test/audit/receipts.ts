@@ -1,5 +1,6 @@
 import type { ClientModel, Fate } from "./client-model.js";
 import { clock, type Ledger, type Publication } from "./ledger.js";
+import type { Judge } from "./judge.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
 
@@ -19,6 +20,24 @@ interface Receipt {
   readonly clients?: readonly { readonly id: string; readonly state: State }[];
 }
 
+interface Deps {
+  readonly relay: AuditedRelay;
+  readonly ledger: Ledger;
+  readonly judge: Judge;
+  readonly models: ReadonlyMap<string, ClientModel>;
+  readonly report: Report;
+  /** When the relay was started that is running now. */
+  readonly startedAt: () => number;
+}
+
+/** What a publisher is told. */
+interface Counts {
+  readonly matched?: number;
+  readonly sent?: number;
+  readonly waiting?: number;
+  readonly confirmed?: number;
+}
+
 type State = "confirmed" | "expired" | "waiting" | "sent";
 
 /** Judges `GET /events/ID`, and the counts that publishers are answered. */
@@ -26,20 +45,21 @@ export class Receipts {
   /** Registrations that are under way. */
   registering = 0;
 
-  constructor(
-    private readonly relay: AuditedRelay,
-    private readonly ledger: Ledger,
-    private readonly clients: ReadonlyMap<string, ClientModel>,
-    private readonly report: Report,
-    /** When the relay was started that is running now. */
-    private readonly startedAt: () => number,
-  ) {}
+  private readonly ledger: Ledger;
+  private readonly report: Report;
+  private readonly clients: ReadonlyMap<string, ClientModel>;
+
+  constructor(private readonly deps: Deps) {
+    this.ledger = deps.ledger;
+    this.report = deps.report;
+    this.clients = deps.models;
+  }
 
   async check(publication: Publication): Promise<void> {
     const { id } = publication;
     if (id === undefined) return;
     const asked = clock();
-    const answer = await this.relay.request("GET", `/events/${id}`);
+    const answer = await this.deps.relay.request("GET", `/events/${id}`);
     if (!answer || answer.status === 503) return;
     this.report.figures.receipts++;
     const now = clock();
@@ -59,41 +79,54 @@ export class Receipts {
     for (const { id: client, state } of receipt.clients) {
       this.report.figures.states[state] = (this.report.figures.states[state] ?? 0) + 1;
       const model = this.clients.get(client);
-      if (model) this.state(model, publication, state, asked, now);
+      if (model) await this.state(model, publication, state, asked, now);
     }
-    this.audience(publication, new Set(receipt.clients.map((delivery) => delivery.id)));
+    await this.audience(publication, new Set(receipt.clients.map((delivery) => delivery.id)));
   }
 
   /** `matched`, `sent`, `waiting` and `confirmed` of an answer to a publisher. */
-  reply(
-    publication: Publication,
-    reply: { matched?: number; sent?: number; waiting?: number; confirmed?: number },
-  ): void {
-    let [least, most, confirmed] = [0, this.registering, 0];
-    for (const model of this.clients.values()) {
-      const fate = model.fates.get(publication.number);
-      if (fate?.match === "yes" && !model.removed) least++;
-      if (fate && fate.match !== "no") most++;
-      if (fate?.mayBeConfirmedAt !== undefined) confirmed++;
-    }
-    const { matched, sent, waiting } = reply;
+  async reply(publication: Publication, reply: Counts): Promise<void> {
+    const { matched, sent = 0, waiting = 0 } = reply;
+    const having = (holds: (fate: Fate, model: ClientModel) => boolean): ClientModel[] =>
+      [...this.clients.values()].filter((model) => {
+        const fate = model.fates.get(publication.number);
+        return fate !== undefined && holds(fate, model);
+      });
+    const certain = (): ClientModel[] => having(({ match }, { removed }) => match === "yes" && !removed);
+    const most = having(({ match }) => match !== "no").length + this.registering;
+    const confirmed = having(({ mayBeConfirmedAt }) => mayBeConfirmedAt !== undefined).length;
+    if (matched !== undefined && matched < certain().length) await this.areForgotten(certain());
+    const least = certain().length;
     const knows = `between ${least} and ${most} match, ${confirmed} may have confirmed: ${JSON.stringify(reply)}`;
     const fault = (claim: string): void => this.report.fault("falseState", claim, undefined, publication, knows);
     if (matched !== undefined && (matched < least || matched > most))
       fault("a publisher is told a wrong number of clients");
     // What was replaced meanwhile is neither sent nor waiting.
     const isDropped = this.ledger.mayBeReplacedAt(publication) < Infinity || publication.ttl !== undefined;
-    const rest = (matched ?? 0) - (sent ?? 0) - (waiting ?? 0);
+    const rest = (matched ?? 0) - sent - waiting;
     if (rest < 0 || (rest > 0 && !isDropped)) fault("a publisher's counts do not add up");
     if ((reply.confirmed ?? 0) > confirmed) fault("more clients are counted as confirmed than have confirmed");
   }
 
+  /** Looks at clients that something was false of: they may have been forgotten, which is one fault and not many. */
+  private async areForgotten(models: readonly ClientModel[]): Promise<boolean> {
+    const { relay, judge } = this.deps;
+    let isAny = false;
+    for (const model of models) {
+      const answer = await relay.request("GET", `/register/${model.id}`);
+      if (answer?.status !== 404) continue;
+      judge.forgotten(model, relay.ran, "on a look at its registration");
+      isAny = true;
+    }
+    return isAny;
+  }
+
   private unknown(publication: Publication, now: number): void {
     const { ledger } = this;
-    const isOld = publication.answered < this.startedAt();
+    const isOld = publication.answered < this.deps.startedAt();
     if (ledger.mayBeTrimmedAt(publication) <= now || (isOld && publication.ttl === 0)) return;
     if (isOld && ledger.mayBeReplacedAt(publication) <= now) return;
-    this.report.fault("wrongAnswer", "there is no receipt for an event that the log has", undefined, publication);
+    this.report.fault("lost", "there is no receipt for an event that was acknowledged", undefined, publication);
   }
 
   private absent(publication: Publication, receipt: Receipt): void {
@@ -119,23 +152,30 @@ export class Receipts {
   }
 
   /** Are those listed whom the event matched? */
-  private audience(publication: Publication, listed: ReadonlySet<string>): void {
+  private async audience(publication: Publication, listed: ReadonlySet<string>): Promise<void> {
     for (const model of this.clients.values()) {
       const match = model.fates.get(publication.number)?.match ?? "no";
       const isListed = listed.has(model.id);
       if (match === "no" && isListed && publication.answered > (model.subscribed[0]?.ended ?? 0)) {
         this.report.fault("falseState", "a client is listed that the event did not match", model, publication);
       }
-      if (match === "yes" && !isListed && !model.mayBeGone(this.relay.ran)) {
+      if (match === "yes" && !isListed && !model.mayBeGone(this.deps.relay.ran)) {
+        if (await this.areForgotten([model])) continue;
         this.report.fault("falseState", "a client that the event matched is not listed", model, publication);
       }
     }
   }
 
-  private state(model: ClientModel, publication: Publication, state: State, asked: number, now: number): void {
+  private async state(
+    model: ClientModel,
+    publication: Publication,
+    state: State,
+    asked: number,
+    now: number,
+  ): Promise<void> {
     const fate = model.fate(publication);
     const why = this.falsehood(model, fate, state, asked, now);
-    if (why !== undefined) {
+    if (why !== undefined && !(await this.areForgotten([model]))) {
       const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}`;
       this.report.fault("falseState", `"${state}" ${why}`, model, publication, times);
     }
@@ -150,12 +190,16 @@ export class Receipts {
       if ((fate.mayBeConfirmedAt ?? Infinity) <= now) return undefined;
       return fate.receivedAt === undefined ? "though it was never received" : "though it was not confirmed";
     }
-    if ((fate.confirmedAt ?? Infinity) < asked) return "though it was received and confirmed";
+    const { confirmedAt = Infinity } = fate;
+    if (confirmedAt < asked) {
+      const isLate = this.mayBeDroppedAt(fate) < confirmedAt ? ", after it was dropped" : "";
+      return `though it was received and confirmed${isLate}`;
+    }
     if (state === "expired")
       return this.mayBeExpired(model, fate, now) ? undefined : "though nothing keeps it from coming";
     const { link } = model;
     if (state === "sent") {
-      const since = link?.ended ?? (link?.opened === undefined ? -Infinity : Infinity);
+      const since = link?.ended ?? (link?.opened === undefined ? model.leftAt : Infinity);
       return since < asked - NOTICED_WITHIN && !model.stalled ? "though the client has no connection" : undefined;
     }
     if (publication.ttl === 0) return "though it is not kept";
@@ -167,14 +211,20 @@ export class Receipts {
   }
 
   private mayBeExpired(model: ClientModel, fate: Fate, now: number): boolean {
-    const { publication, mayBeNarrowedAt = Infinity, mayBeSkippedAt = Infinity } = fate;
-    const { ledger } = this;
-    if (publication.ttl === 0 || model.mayBeGone(this.relay.ran) || model.mayHaveTooManyChanges || fate.lost)
+    const { publication } = fate;
+    if (publication.ttl === 0 || model.mayBeGone(this.deps.relay.ran) || model.mayHaveTooManyChanges || fate.lost)
       return true;
     if (model.link?.manyChanges) return true;
+    // It may have been published before the client could no longer have it.
+    if (fate.match === "maybe") return true;
+    return this.mayBeDroppedAt(fate) <= now;
+  }
+
+  private mayBeDroppedAt({ publication, mayBeNarrowedAt = Infinity, mayBeSkippedAt = Infinity }: Fate): number {
+    const { ledger } = this;
     const trimmed = ledger.mayBeTrimmedAt(publication);
     const dropped = Math.min(ledger.mayBeOverAt(publication), ledger.mayBeReplacedAt(publication), trimmed);
-    return Math.min(dropped, mayBeNarrowedAt, mayBeSkippedAt) <= now;
+    return Math.min(dropped, mayBeNarrowedAt, mayBeSkippedAt);
   }
 }
 
