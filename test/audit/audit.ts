@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { Actor } from "./actions.js";
-import { type AuditClient, awaited } from "./clients.js";
+import { Actor } from "./actors.js";
+import { Changes } from "./changes.js";
+import type { AuditClient } from "./clients.js";
 import type { ClientModel } from "./client-model.js";
 import { Faults } from "./faults.js";
 import { Judge } from "./judge.js";
@@ -73,7 +74,8 @@ export class Audit {
       this.random.fork("publisher"),
     );
     this.publisher = publisher;
-    const deps = { relay, ledger, judge, report, models, publisher, receipts };
+    const changes = new Changes({ relay, report, publisher });
+    const deps = { relay, ledger, judge, report, models, changes, receipts };
     this.actors = Array.from({ length: ACTORS }, (_, index) => new Actor(deps, this.random.fork(`actor ${index}`)));
     this.faults = new Faults({ relay, ledger, report, models, clients: () => this.clients() });
   }
@@ -175,7 +177,10 @@ export class Audit {
   private async checkpoint(): Promise<void> {
     for (const client of this.clients()) client.resume();
     const until = clock() + ARRIVES_WITHIN;
-    const isComplete = (): boolean => [...this.clients()].every((client) => !awaited(client, this.judge));
+    const isComplete = (): boolean =>
+      [...this.clients()].every(({ isOpen, model: { link, stalled }, model }) => {
+        return !isOpen || stalled || !link || !this.judge.awaited(model, link);
+      });
     while (!isComplete() && clock() < until) await delay(20);
     for (const client of this.clients()) client.finish(client.isOpen);
   }

@@ -1,21 +1,13 @@
-import { clock, type Ledger, type Publication, rankOf } from "./ledger.js";
-import { type ClientModel, type Link, rankOfSince } from "./client-model.js";
+import type { ClientModel } from "./client-model.js";
+import { Confirmations, type PongPolicy } from "./confirmations.js";
+import { clock, type Ledger, rankOf } from "./ledger.js";
 import { describe, type Judge } from "./judge.js";
 import { type LinkEnd, openLink, type LinkOptions } from "./links.js";
+import { Questions } from "./questions.js";
+import { type Link, rankOfSince } from "./records.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
-
-/** Milliseconds after which the relay has certainly handled what it was sent, if it still runs. */
-const HANDLED_WITHIN = 1200;
-
-/** Milliseconds for an answer to come. */
-const ANSWERED_WITHIN = 15_000;
-
-/** Close codes after which the relay does not ask whether everything arrived. */
-const UNCONFIRMING = new Set([4401, 4404, 4409]);
-
-/** When a client answers the relay's pings. */
-export type PongPolicy = "always" | "held" | "never";
+import { sayPosition, settlePosition, skipPassed } from "./since.js";
 
 export type ConnectOptions = Omit<LinkOptions, "address" | "client"> & { readonly pongs: PongPolicy };
 
@@ -29,15 +21,8 @@ interface Deps {
 /** One client over real sockets. Tells its model what it sees and does. */
 export class AuditClient {
   private end: LinkEnd | undefined;
-  private readonly questions = new Map<string, (answer: unknown) => void>();
-  private nextQuestion = 1;
-  /** Pings that were not answered, with how many events came before each. */
-  private held: { payload: string; count: number }[] = [];
-  private pongs: PongPolicy = "always";
-  /** For each text `ping` that was not answered: how many events were confirmed before it was sent. */
-  private fences: number[] = [];
-  /** Confirmations without an answer, to be taken as handled some time later. */
-  private handled: { link: Link; count: number; at: number }[] = [];
+  private readonly questions = new Questions();
+  private readonly confirmations: Confirmations;
   private isSettled = false;
   /** A change whose outcome is not known. */
   unsure = false;
@@ -45,7 +30,9 @@ export class AuditClient {
   constructor(
     readonly model: ClientModel,
     private readonly deps: Deps,
-  ) {}
+  ) {
+    this.confirmations = new Confirmations(model, deps.ledger, () => this.end);
+  }
 
   get isOpen(): boolean {
     const { link } = this.model;
@@ -63,9 +50,7 @@ export class AuditClient {
     const { model, deps } = this;
     const { since } = options;
     this.finish();
-    const asked = rankOfSince(since);
-    if (asked !== undefined) this.say(asked);
-    else if (since !== undefined && since !== "now") model.rewind(0);
+    sayPosition(model, since);
     const link: Link = {
       format: options.format,
       manual: options.manual,
@@ -82,12 +67,12 @@ export class AuditClient {
       isUnsaid: false,
       judged: 0,
     };
-    if (asked !== undefined) model.rewind(asked);
+    model.rewind(rankOfSince(since) ?? Infinity);
     const previous = model.link;
     if (previous && previous.ended === undefined) this.leave(previous);
     model.link = link;
     model.stalled = false;
-    this.pongs = pongs;
+    this.confirmations.policy = pongs;
     this.isSettled = false;
     deps.report.figures.connections++;
     model.note(`connects: ${describe(link)} pongs=${pongs}${options.cutAtOnce ? ", to be cut at once" : ""}`);
@@ -100,8 +85,12 @@ export class AuditClient {
   /** Answers the pings that were held back. */
   answerHeld(): void {
     const { link } = this.model;
-    if (!link) return;
-    for (const { payload, count } of this.held.splice(0)) this.answer(link, payload, count);
+    if (link) this.confirmations.answerHeld(link);
+  }
+
+  /** Takes as handled what the relay has had time for. @param isStopped it ended in good order: it has handled all */
+  catchUp(isStopped = false): void {
+    this.confirmations.catchUp(isStopped);
   }
 
   /** Acknowledges what came last, by hand. */
@@ -113,21 +102,16 @@ export class AuditClient {
     const id = last?.id ?? (last && this.deps.ledger.ofNumber(last.number)?.id);
     if (!link || id === undefined || !this.canSpeak) return;
     const count = link.received.findIndex((received) => received === last) + 1;
-    this.mayConfirm(link, count, rankOf(id));
-    const answer = (await this.ask("ack", { id })) as { data?: unknown } | undefined;
-    if (answer?.data) this.confirm(link, count);
+    this.confirmations.mayConfirm(link, count, rankOf(id));
+    const answer = await this.ask("ack", { id });
+    if (answer?.data) this.confirmations.confirm(link, count);
   }
 
   /** Asks over the socket. @returns undefined when no answer came */
-  async ask(action: string, payload: unknown): Promise<unknown> {
+  async ask(action: string, payload: unknown): Promise<{ data?: unknown } | undefined> {
     if (!this.canSpeak) return undefined;
-    const id = `q${this.nextQuestion++}`;
-    const answer = new Promise((resolve) => this.questions.set(id, resolve));
-    this.end?.send(JSON.stringify({ id, type: "request", action, payload }));
-    const timer = setTimeout(() => this.fail(id, action), ANSWERED_WITHIN);
-    const result = await answer;
-    clearTimeout(timer);
-    return result;
+    const isLate = (): void => this.deps.report.fault("wrongAnswer", `${action} is not answered in time`, this.model);
+    return this.questions.ask(action, payload, (text) => this.end?.send(text), isLate);
   }
 
   close(): void {
@@ -156,18 +140,9 @@ export class AuditClient {
     this.end?.resume();
   }
 
-  /** Takes as handled what the relay has had time for. @param isStopped it ended in good order: it has handled all */
-  catchUp(isStopped = false): void {
-    const now = clock();
-    for (const { link, count, at } of this.handled) {
-      if (isStopped || now - at > HANDLED_WITHIN) this.confirm(link, count);
-    }
-    this.handled = isStopped ? [] : this.handled.filter(({ at }) => now - at <= HANDLED_WITHIN);
-  }
-
   /** The relay was killed. */
   noteKill(): void {
-    this.handled = [];
+    this.confirmations.forget();
     this.end?.cut();
   }
 
@@ -195,7 +170,7 @@ export class AuditClient {
         answered();
       },
       ready: () => {
-        if (isCurrent()) this.fence(0);
+        if (isCurrent()) this.confirmations.fence();
       },
       refused: (status, body) => {
         this.refused(link, status, body);
@@ -205,19 +180,17 @@ export class AuditClient {
       received: (number, id) => this.receive(link, number, id),
       gapNoted: () => this.gapNoted(link),
       answered: (id, frame) => {
-        this.questions.get(id)?.(frame);
-        this.questions.delete(id);
+        this.questions.answered(id, frame);
       },
       ping: (payload) => this.pinged(link, payload),
       pong: () => {
         if (!isCurrent()) return;
-        const count = this.fences.shift() ?? 0;
         this.settle(link);
-        if (count > 0) this.confirm(link, count);
+        this.confirmations.fenced(link);
       },
       ended: (code, reason) => {
         if (code === 1013 && !reason.includes("try again")) this.gapNoted(link);
-        if (code !== undefined && !link.manual && !UNCONFIRMING.has(code)) this.noteOrderlyEnd(link, code);
+        if (code !== undefined) this.confirmations.ended(link, code);
         model.note(`its connection has ended with ${code}`);
         link.ended = clock();
         if (isCurrent()) this.lose(link);
@@ -241,66 +214,14 @@ export class AuditClient {
   }
 
   private pinged(link: Link, payload: string): void {
-    const { model } = this;
+    const { model, deps } = this;
     if (model.link !== link) return;
     if (payload === "") return this.end?.pong("");
     const last = link.received.at(-1);
     if (last?.id !== undefined && last.id !== payload) {
-      this.deps.report.fault("wrongAnswer", `a ping has the id ${payload} after ${last.id}`, model);
+      deps.report.fault("wrongAnswer", `a ping has the id ${payload} after ${last.id}`, model);
     }
-    const count = link.received.length;
-    if (this.pongs === "always") this.answer(link, payload, count);
-    else if (this.pongs === "held") this.held.push({ payload, count });
-  }
-
-  private answer(link: Link, payload: string, count: number): void {
-    if (this.model.link !== link || link.ended !== undefined) return;
-    if (!link.manual) {
-      this.model.note(`confirms by a pong up to ${payload}`);
-      this.mayConfirm(link, count, rankOf(payload));
-    }
-    this.end?.pong(payload);
-    this.fence(link.manual ? 0 : count);
-  }
-
-  private fence(count: number): void {
-    this.fences.push(count);
-    this.end?.send("ping");
-  }
-
-  private mayConfirm(link: Link, count: number, rank: number): void {
-    this.model.mayConfirm(link.received.slice(0, count), rank, this.deps.ledger);
-  }
-
-  private confirm(link: Link, count: number): void {
-    this.model.confirmed(link.received.slice(0, count), this.deps.ledger);
-  }
-
-  /** The library has answered the relay's close frame. */
-  private noteOrderlyEnd(link: Link, code: number): void {
-    const { ledger } = this.deps;
-    const count = link.received.length;
-    const ranks = link.received.map(
-      ({ id, number }) => (id === undefined ? ledger.ofNumber(number)?.rank : rankOf(id)) ?? 0,
-    );
-    // A close that this end has begun says nothing.
-    if (code === 1000) return;
-    this.model.note(`answers the close frame with ${code}`);
-    this.mayConfirm(link, count, Math.max(0, ...ranks));
-    this.handled.push({ link, count, at: clock() });
-  }
-
-  /** What `since` says: all up to there has been received. */
-  private say(asked: number): void {
-    const { model } = this;
-    const at = clock();
-    model.mayBeCursor = Math.max(model.mayBeCursor, asked);
-    for (const fate of model.fates.values()) {
-      const { rank } = fate.publication;
-      if (rank === undefined || rank > asked) continue;
-      fate.mayBeConfirmedAt ??= at;
-      if (fate.receivedAt === undefined) fate.mayBeSkippedAt ??= at;
-    }
+    this.confirmations.pinged(link, payload);
   }
 
   /** The relay has done what the client asked for on connecting. */
@@ -309,27 +230,8 @@ export class AuditClient {
     this.isSettled = true;
     const { model, deps } = this;
     deps.judge.start(model, link);
-    this.skip(link);
-    const asked = rankOfSince(link.since);
-    if (asked === undefined) return;
-    for (const fate of model.fates.values()) {
-      if ((fate.publication.rank ?? Infinity) > asked) continue;
-      if (fate.receivedAt === undefined) fate.skippedAt ??= clock();
-      else if (fate.mayBeSkippedAt === undefined) fate.confirmedAt ??= clock();
-    }
-    model.moveOn(asked);
-  }
-
-  /** What `since` may have passed over. */
-  private skip({ since, began, opened = 0 }: Link): void {
-    const ago = typeof since === "object" && "ago" in since ? since.ago : since === "now" ? 0 : undefined;
-    for (const fate of this.model.fates.values()) {
-      // Going back brings back what was passed over.
-      if (since !== undefined && since !== "now") delete fate.skippedAt;
-      if (ago === undefined || fate.publication.began > opened - ago) continue;
-      fate.mayBeSkippedAt ??= began;
-      if (ago === 0 && fate.publication.answered < began && fate.confirmedAt === undefined) fate.skippedAt ??= clock();
-    }
+    skipPassed(model, link);
+    settlePosition(model, link);
   }
 
   private gapNoted(link: Link): void {
@@ -371,24 +273,11 @@ export class AuditClient {
   private lose(link: Link): void {
     if (link.opened !== undefined) {
       if (!this.isSettled) this.deps.judge.start(this.model, link);
-      this.skip(link);
+      skipPassed(this.model, link);
       this.isSettled = true;
       this.model.noteQuiet(this.deps.relay.ran);
     }
-    this.held = [];
-    this.fences = [];
-    for (const resolve of this.questions.values()) resolve(undefined);
-    this.questions.clear();
+    this.confirmations.lose();
+    this.questions.lose();
   }
-
-  private fail(id: string, action: string): void {
-    this.deps.report.fault("wrongAnswer", `${action} is not answered in time`, this.model);
-    this.questions.get(id)?.(undefined);
-  }
-}
-
-/** Whether the client has had everything that is due to it. */
-export function awaited(client: AuditClient, judge: Judge): Publication | undefined {
-  const { model } = client;
-  return client.isOpen && !model.stalled && model.link ? judge.awaited(model, model.link) : undefined;
 }

@@ -1,7 +1,6 @@
 import type { ClientModel } from "./client-model.js";
-import { safeBefore } from "./client-model.js";
 import type { AuditClient } from "./clients.js";
-import { clock, type Ledger } from "./ledger.js";
+import { clock, KEPT_WITHIN, type Ledger } from "./ledger.js";
 import type { Random } from "./random.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
@@ -32,7 +31,7 @@ export class Faults {
   /** kill -9; what is under way breaks. */
   async kill(): Promise<void> {
     const { relay, ledger, report, models } = this.deps;
-    const safe = safeBefore(clock(), relay.fullSince);
+    const safe = Math.min(clock(), relay.fullSince ?? Infinity) - KEPT_WITHIN;
     await relay.kill();
     report.figures.kills++;
     ledger.noteKill();

@@ -1,4 +1,5 @@
-import { type ClientModel, type Fate, type Link, rankOfSince } from "./client-model.js";
+import type { ClientModel } from "./client-model.js";
+import { type Fate, type Link, rankOfSince } from "./records.js";
 import { clock, type Ledger, type Publication, rankOf } from "./ledger.js";
 import { type Report } from "./report.js";
 import { matchesAny } from "./topics.js";
@@ -17,13 +18,7 @@ export class Judge {
     if (link.gap) {
       this.report.figures.gapsSaid++;
       if (!this.mayBeGap(client, link, opened)) {
-        this.report.fault(
-          "gapFalse",
-          `a gap is said on connecting (${describe(link)})`,
-          client,
-          undefined,
-          this.cursorOf(link),
-        );
+        this.report.fault("gapFalse", "a gap is said on connecting", client, undefined, this.cursorOf(link));
       }
       client.oweGap();
       return;
@@ -36,7 +31,7 @@ export class Judge {
       if (!fate.lost || rank <= link.mayBeCursor || (asked !== undefined && asked >= rank)) continue;
       if (this.mayBeDroppedAt(fate) <= opened) continue;
       fate.lost = false;
-      const claim = `no gap is said on connecting (${describe(link)}), though one was owed and nothing later was confirmed`;
+      const claim = "no gap is said on connecting, though one was owed and nothing later was confirmed";
       this.report.fault("gapUnsaid", claim, client, publication, this.cursorOf(link));
       return;
     }
@@ -123,7 +118,7 @@ export class Judge {
         claim,
         client,
         publication,
-        `${describe(link)}; ${this.cursorOf(link)}; replaced by ${ledger.successorsOf(publication)}`,
+        `${this.cursorOf(link)}; replaced by ${ledger.successorsOf(publication)}`,
       );
     const isFor = !publication.users || publication.users.includes(client.user);
     const isReplay = goesBack && matchesAny(client.recentTopics, publication.topic);
@@ -163,7 +158,7 @@ export class Judge {
     link.isUnsaid ||= isTrimmed;
     const kind = isTrimmed || link.manyChanges ? "gapUnsaid" : "lost";
     const claim = kind === "lost" ? "it did not arrive, and later ones did" : "it did not arrive, and no gap was said";
-    this.report.fault(kind, claim, client, publication, `${describe(link)}; ${this.cursorOf(link)}`);
+    this.report.fault(kind, claim, client, publication, this.cursorOf(link));
     fate.mayBeSkippedAt = at;
   }
 
@@ -233,8 +228,8 @@ export class Judge {
     return last;
   }
 
-  private cursorOf({ leastCursor, mayBeCursor }: Link): string {
-    return `the client's cursor is between ${leastCursor} and ${mayBeCursor}`;
+  private cursorOf(link: Link): string {
+    return `${describe(link)}; the client's cursor is between ${link.leastCursor} and ${link.mayBeCursor}`;
   }
 }
 

@@ -1,6 +1,6 @@
 import http from "node:http";
 import { WebSocket } from "ws";
-import type { LinkFormat, Since } from "./client-model.js";
+import type { LinkFormat, Since } from "./records.js";
 
 /** What the other end of a connection does. Each is called in the order of the bytes. */
 export interface LinkEvents {

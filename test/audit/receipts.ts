@@ -1,4 +1,5 @@
-import type { ClientModel, Fate } from "./client-model.js";
+import type { ClientModel } from "./client-model.js";
+import type { Fate } from "./records.js";
 import { clock, type Ledger, type Publication } from "./ledger.js";
 import type { Judge } from "./judge.js";
 import type { AuditedRelay } from "./relay.js";
@@ -176,7 +177,7 @@ export class Receipts {
     const fate = model.fate(publication);
     const why = this.falsehood(model, fate, state, asked, now);
     if (why !== undefined && !(await this.areForgotten([model]))) {
-      const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}`;
+      const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}; replaced by ${this.ledger.successorsOf(publication)}`;
       this.report.fault("falseState", `"${state}" ${why}`, model, publication, times);
     }
     if (state === "expired" && publication.ttl !== 0) fate.saidExpiredAt ??= now;

@@ -1,9 +1,11 @@
-import { AuditClient, type ConnectOptions, type PongPolicy } from "./clients.js";
-import { ClientModel, FORMATS, type LinkFormat, type Since } from "./client-model.js";
+import { type Changes, JSON_TYPE, type Registration } from "./changes.js";
+import { AuditClient, type ConnectOptions } from "./clients.js";
+import { ClientModel } from "./client-model.js";
+import type { PongPolicy } from "./confirmations.js";
 import { clock, type Ledger } from "./ledger.js";
-import type { Publisher } from "./publisher.js";
 import { USERS } from "./publisher.js";
 import type { Random } from "./random.js";
+import { FORMATS, type LinkFormat, type Since } from "./records.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Receipts } from "./receipts.js";
 import type { Report } from "./report.js";
@@ -32,24 +34,13 @@ const OPEN = {
 };
 const CLOSED = { connect: 10, rest: 6, topics: 2, storm: 0.08, allow: 0.5, look: 0.5, remove: 0.05 };
 
-/** More than the relay keeps for a client that is behind. */
-const STORM = 70;
-
-const JSON_TYPE = { "content-type": "application/json" };
-
-interface Registration {
-  readonly id: string;
-  readonly topics: readonly string[];
-  readonly allow?: { readonly subscribe?: readonly string[] };
-}
-
 interface Deps {
   readonly relay: AuditedRelay;
   readonly ledger: Ledger;
   readonly judge: Judge;
   readonly report: Report;
   readonly models: Map<string, ClientModel>;
-  readonly publisher: Publisher;
+  readonly changes: Changes;
   readonly receipts: Receipts;
 }
 
@@ -76,7 +67,7 @@ export class Actor {
     const { client, random } = this;
     if (!client || client.model.removed) return () => this.register();
     client.catchUp();
-    if (client.unsure) return () => this.resolve(client);
+    if (client.unsure) return () => this.deps.changes.resolve(client);
     return this.perform(client, client.isOpen ? random.weighted(OPEN) : random.weighted(CLOSED));
   }
 
@@ -96,11 +87,11 @@ export class Actor {
       case "allow":
         return this.chooseAllow(client);
       case "storm":
-        return () => this.storm(client);
+        return () => this.deps.changes.storm(client);
       case "look":
-        return () => this.resolve(client);
+        return () => this.deps.changes.resolve(client);
       case "remove":
-        return () => this.remove(client);
+        return () => this.deps.changes.remove(client);
       case "ack":
         return () => (client.model.link?.manual ? client.ack() : Promise.resolve());
       case "rest":
@@ -153,16 +144,22 @@ export class Actor {
     const isAdding = random.chance(0.5) && allowed([one], client.model.allow).length > 0;
     const byFrame = random.chance(0.5);
     return () => {
-      if (!byFrame || !client.canSpeak) return this.patch(client, { topics: names }, names);
+      if (!byFrame || !client.canSpeak) return this.deps.changes.patch(client, { topics: names }, names);
       const { topics } = client.model;
       const rest = topics.filter((name) => name !== one);
-      return this.byFrame(client, isAdding ? "subscribe" : "unsubscribe", one, isAdding ? [...rest, one] : rest);
+      return this.deps.changes.byFrame(
+        client,
+        isAdding ? "subscribe" : "unsubscribe",
+        one,
+        isAdding ? [...rest, one] : rest,
+      );
     };
   }
 
   private chooseAllow(client: AuditClient): () => Promise<void> {
     const subscribe = this.random.pick(PERMISSIONS) ?? [">"];
-    return () => this.patch(client, { allow: { subscribe } }, allowed(client.model.topics, subscribe), subscribe);
+    return () =>
+      this.deps.changes.patch(client, { allow: { subscribe } }, allowed(client.model.topics, subscribe), subscribe);
   }
 
   private async register(): Promise<void> {
@@ -184,109 +181,4 @@ export class Actor {
     }
     this.client = new AuditClient(model, deps);
   }
-
-  private async remove(client: AuditClient): Promise<void> {
-    client.model.removed = true;
-    const answer = await this.deps.relay.request("DELETE", `/register/${client.model.id}`);
-    if (answer?.status === 200) client.model.removedAt = clock();
-  }
-
-  private async patch(
-    client: AuditClient,
-    body: object,
-    topics: readonly string[],
-    permissions?: readonly string[],
-  ): Promise<void> {
-    const { model } = client;
-    const change = this.begin(client, `PATCH ${JSON.stringify(body)}`, topics);
-    if (permissions) model.narrow(permissions, change.began, false);
-    const answer = await this.deps.relay.request("PATCH", `/register/${model.id}`, JSON.stringify(body), JSON_TYPE);
-    if (answer?.status === 200 && permissions) {
-      model.allow = permissions;
-      model.narrow(permissions, change.began, true);
-    }
-    this.conclude(client, change, answer?.status, (answer?.body as Registration | undefined)?.topics);
-  }
-
-  private async byFrame(client: AuditClient, action: string, name: string, topics: readonly string[]): Promise<void> {
-    const change = this.begin(client, `${action} ${name}`, topics);
-    const answer = (await client.ask(action, { topics: [name] })) as
-      | { data?: Registration; error?: unknown }
-      | undefined;
-    this.conclude(client, change, answer?.data ? 200 : undefined, answer?.data?.topics);
-  }
-
-  private begin({ model }: AuditClient, what: string, topics: readonly string[]): ClientModel["subscribed"][number] {
-    model.note(what);
-    const { link } = model;
-    const change = model.beginChange(topics);
-    if (link) {
-      link.topicsChanged = true;
-      link.manyChanges ||= model.mayHaveTooManyChanges;
-    }
-    return change;
-  }
-
-  private conclude(
-    client: AuditClient,
-    change: ClientModel["subscribed"][number],
-    status: number | undefined,
-    topics: readonly string[] | undefined,
-  ): void {
-    const { model } = client;
-    if (status === 200) {
-      change.ended = clock();
-      if (isSame(topics, change.topics)) return;
-      this.deps.report.fault(
-        "wrongAnswer",
-        "a change leaves other topics",
-        model,
-        undefined,
-        JSON.stringify([topics, change.topics]),
-      );
-      change.topics = topics ?? [];
-    } else if (status === 404) client.noteForgotten("on a change of topics");
-    else client.unsure = true;
-  }
-
-  /** Many changes, with events in between. */
-  private async storm(client: AuditClient): Promise<void> {
-    if (client.model.allow && allowed(["z"], client.model.allow).length === 0) return;
-    for (let count = 0; count < STORM && !client.unsure && !client.model.removed && this.deps.relay.isUp; count++) {
-      const rest = client.model.topics.filter((name) => name !== "z");
-      const topics = count % 2 === 0 ? [...rest, "z"] : rest;
-      await this.patch(client, count % 2 === 0 ? { add: ["z"] } : { remove: ["z"] }, topics);
-      if (count % 9 === 0) await this.deps.publisher.choose(true)();
-    }
-  }
-
-  /** Looks at the registration: what became of a change that was not answered. */
-  private async resolve(client: AuditClient): Promise<void> {
-    const { relay, report } = this.deps;
-    const { model } = client;
-    if (relay.fullSince !== undefined) return;
-    const answer = await relay.request("GET", `/register/${model.id}`);
-    if (answer?.status === 404) return client.noteForgotten("on a look at its registration");
-    if (answer?.status !== 200) return;
-    const { topics, allow } = answer.body as Registration;
-    const last = model.subscribed.at(-1);
-    if (client.unsure && last) {
-      model.subscribed.push({ topics, began: last.began, ended: clock() });
-      model.allow = allow?.subscribe;
-      client.unsure = false;
-    } else if (!isSame(topics, model.topics)) {
-      report.fault(
-        "wrongAnswer",
-        "a registration has other topics",
-        model,
-        undefined,
-        JSON.stringify([topics, model.topics]),
-      );
-      model.subscribed.push({ topics, began: clock(), ended: clock() });
-    }
-  }
-}
-
-function isSame(some: readonly string[] | undefined, others: readonly string[]): boolean {
-  return JSON.stringify([...(some ?? [])].sort()) === JSON.stringify([...new Set(others)].sort());
 }
