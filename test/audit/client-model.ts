@@ -19,6 +19,7 @@ export class ClientModel {
   mayBeCursor = 0;
   /** The relay's cursor is at least this; with what it was before, as confirmations may be lost in a crash. */
   private readonly cursors: { at: number; rank: number }[] = [{ at: -Infinity, rank: 0 }];
+  private readonly passes: { readonly at: number; readonly until: number }[] = [];
   /** Topic changes since its cursor last moved. */
   changes = 0;
   /** It was told of a gap, or forgot events that may be one: the relay may say it until something is confirmed. */
@@ -92,8 +93,16 @@ export class ClientModel {
   settle(publication: Publication, end: number, ran: number): void {
     const match = this.match(publication, end, ran);
     const known = this.fates.get(publication.number);
-    if (match !== "no" || known?.receivedAt !== undefined) this.fate(publication).match = match;
-    else if (known) this.fates.delete(publication.number);
+    if (match === "no" && known?.receivedAt === undefined) return void this.fates.delete(publication.number);
+    const fate = this.fate(publication);
+    fate.match = match;
+    const pass = this.passes.find(({ until }) => publication.began <= until);
+    if (pass) fate.mayBeSkippedAt ??= pass.at;
+  }
+
+  /** It asked for nothing that was published before `until`. */
+  notePass(at: number, until: number): void {
+    this.passes.push({ at, until });
   }
 
   match({ topic, users, began, ttl }: Publication, end: number, ran: number): Certainty {
@@ -105,7 +114,8 @@ export class ClientModel {
       const found = matchesAny(topics, topic) ? "yes" : "no";
       certainty = certainty === undefined || certainty === found ? found : "maybe";
       if (ended < began) break;
-      if (index === 0 && ended > began) certainty = found === "no" ? "no" : "maybe";
+      // It may have been published before the client was there.
+      if (index === 0 && ended > began && certainty === "yes") certainty = "maybe";
     }
     if (certainty !== "yes") return certainty ?? "no";
     return ttl === 0 || this.mayBeGone(ran) ? "maybe" : "yes";

@@ -92,7 +92,13 @@ export class Judge {
       }
     }
     if (!toTheEnd) return;
-    for (; next < due.length; next++) this.missing(client, link, due[next] as Fate, had, clock(), link.received.length);
+    const now = clock();
+    for (const fate of due.slice(next)) {
+      // What may have been trimmed is judged by what comes after it.
+      if (this.ledger.mayBeTrimmedAt(fate.publication) > now) {
+        this.missing(client, link, fate, had, now, link.received.length);
+      }
+    }
   }
 
   /** The last event that a reading connection has to receive, if it has not received it yet. */
@@ -118,7 +124,7 @@ export class Judge {
         claim,
         client,
         publication,
-        `${this.cursorOf(link)}; replaced by ${ledger.successorsOf(publication)}`,
+        `${this.cursorOf(link)}; replaced by ${ledger.replacedBy(publication)}`,
       );
     const isFor = !publication.users || publication.users.includes(client.user);
     const isReplay = goesBack && matchesAny(client.recentTopics, publication.topic);

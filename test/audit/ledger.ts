@@ -140,15 +140,11 @@ export class Ledger {
     return Math.min(...sure.map(({ answered }) => answered), Infinity);
   }
 
-  /** What has replaced it, as text. */
-  successorsOf(publication: Publication): string {
-    return this.successors(publication, false)
-      .slice(0, 3)
-      .map(
-        ({ number, ttl, began, answered }) =>
-          `${number}${ttl === 0 ? " of ttl 0" : ""} at ${began.toFixed(0)} to ${answered.toFixed(0)}`,
-      )
-      .join();
+  /** What certainly replaced it first, as text. */
+  replacedBy(publication: Publication): string {
+    const at = this.isReplacedAt(publication);
+    const first = this.successors(publication, true).find(({ answered }) => answered === at);
+    return first ? `${first.number}, ttl ${first.ttl}, key ${first.key}, at ${at.toFixed(0)}` : "nothing";
   }
 
   /** Forgets all but the newest. */

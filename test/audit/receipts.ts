@@ -177,7 +177,7 @@ export class Receipts {
     const fate = model.fate(publication);
     const why = this.falsehood(model, fate, state, asked, now);
     if (why !== undefined && !(await this.areForgotten([model]))) {
-      const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}; replaced by ${this.ledger.successorsOf(publication)}`;
+      const times = `state asked at ${asked.toFixed(0)}; killed since: ${this.ledger.killedSince(publication.answered)}; replaced by ${this.ledger.replacedBy(publication)}`;
       this.report.fault("falseState", `"${state}" ${why}`, model, publication, times);
     }
     if (state === "expired" && publication.ttl !== 0) fate.saidExpiredAt ??= now;

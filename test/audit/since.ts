@@ -2,11 +2,17 @@ import type { ClientModel } from "./client-model.js";
 import { clock } from "./ledger.js";
 import { type Link, rankOfSince, type Since } from "./records.js";
 
+/** Milliseconds between a request and its answer, mostly. */
+const AROUND = 300;
+
 /** The client is about to say by `since` from where it goes on. */
 export function sayPosition(model: ClientModel, since: Since | undefined): void {
   const asked = rankOfSince(since);
   if (asked === undefined) {
     if (since !== undefined && since !== "now") model.rewind(0);
+    const now = clock();
+    const link = { since, began: now, opened: now + AROUND };
+    skipPassed(model, link, false);
     return;
   }
   const at = clock();
@@ -34,13 +40,19 @@ export function settlePosition(model: ClientModel, { since }: Link): void {
 }
 
 /** What `since=now` and a duration may have passed over. */
-export function skipPassed(model: ClientModel, { since, began, opened = 0 }: Link): void {
+export function skipPassed(
+  model: ClientModel,
+  { since, began, opened = 0 }: Pick<Link, "since" | "began" | "opened">,
+  isSure = true,
+): void {
   const ago = typeof since === "object" && "ago" in since ? since.ago : since === "now" ? 0 : undefined;
+  if (ago !== undefined) model.notePass(began, opened - ago);
   for (const fate of model.fates.values()) {
     // Going back brings back what was passed over.
-    if (since !== undefined && since !== "now") delete fate.skippedAt;
+    if (isSure && since !== undefined && since !== "now") delete fate.skippedAt;
     if (ago === undefined || fate.publication.began > opened - ago) continue;
     fate.mayBeSkippedAt ??= began;
-    if (ago === 0 && fate.publication.answered < began && fate.confirmedAt === undefined) fate.skippedAt ??= clock();
+    if (isSure && ago === 0 && fate.publication.answered < began && fate.confirmedAt === undefined)
+      fate.skippedAt ??= clock();
   }
 }
