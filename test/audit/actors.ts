@@ -170,7 +170,11 @@ export class Actor {
     deps.receipts.registering++;
     const answer = await deps.relay.request("POST", "/register", body, JSON_TYPE);
     deps.receipts.registering--;
-    if (answer?.status !== 200) return;
+    if (answer?.status !== 200) {
+      // It may have been registered all the same.
+      deps.receipts.ghosts.push({ user: this.user, topics });
+      return;
+    }
     const { id } = answer.body as Registration;
     const model = new ClientModel(id, this.user, this.ttl, topics, began, deps.relay.ran);
     deps.report.figures.clients++;

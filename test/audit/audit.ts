@@ -74,7 +74,7 @@ export class Audit {
       this.random.fork("publisher"),
     );
     this.publisher = publisher;
-    const changes = new Changes({ relay, report, publisher });
+    const changes = new Changes({ relay, report, publisher, receipts });
     const deps = { relay, ledger, judge, report, models, changes, receipts };
     this.actors = Array.from({ length: ACTORS }, (_, index) => new Actor(deps, this.random.fork(`actor ${index}`)));
     this.faults = new Faults({ relay, ledger, report, models, clients: () => this.clients() });

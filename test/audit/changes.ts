@@ -1,6 +1,7 @@
 import type { AuditClient } from "./clients.js";
 import { clock } from "./ledger.js";
 import type { Publisher } from "./publisher.js";
+import type { Receipts } from "./receipts.js";
 import type { Subscribed } from "./records.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
@@ -22,6 +23,7 @@ interface Deps {
   readonly relay: AuditedRelay;
   readonly report: Report;
   readonly publisher: Publisher;
+  readonly receipts: Receipts;
 }
 
 /** Changes of a client's topics and permissions, and what the model may take for certain of them. */
@@ -32,6 +34,7 @@ export class Changes {
     client.model.removed = true;
     const answer = await this.deps.relay.request("DELETE", `/register/${client.model.id}`);
     if (answer?.status === 200) client.model.removedAt = clock();
+    else this.deps.receipts.ghosts.push(client.model);
   }
 
   async patch(

@@ -4,6 +4,7 @@ import { clock, type Ledger, type Publication } from "./ledger.js";
 import type { Judge } from "./judge.js";
 import type { AuditedRelay } from "./relay.js";
 import type { Report } from "./report.js";
+import { matchesAny } from "./topics.js";
 
 /** Milliseconds after which the relay certainly knows of the end of a connection. */
 const NOTICED_WITHIN = 1500;
@@ -39,12 +40,19 @@ interface Counts {
   readonly confirmed?: number;
 }
 
+interface Ghost {
+  readonly user: string;
+  readonly topics: readonly string[];
+}
+
 type State = "confirmed" | "expired" | "waiting" | "sent";
 
 /** Judges `GET /events/ID`, and the counts that publishers are answered. */
 export class Receipts {
   /** Registrations that are under way. */
   registering = 0;
+  /** Clients that may be there, though nobody was told of them. */
+  readonly ghosts: Ghost[] = [];
 
   private readonly ledger: Ledger;
   private readonly report: Report;
@@ -81,6 +89,9 @@ export class Receipts {
       this.report.figures.states[state] = (this.report.figures.states[state] ?? 0) + 1;
       const model = this.clients.get(client);
       if (model) await this.state(model, publication, state, asked, now);
+      else if (!this.ghosts.some((ghost) => this.isFor(publication, ghost))) {
+        this.report.fault("misrouted", "a client is listed that nobody registered", undefined, publication, client);
+      }
     }
     await this.audience(publication, new Set(receipt.clients.map((delivery) => delivery.id)));
   }
@@ -94,7 +105,10 @@ export class Receipts {
         return fate !== undefined && holds(fate, model);
       });
     const certain = (): ClientModel[] => having(({ match }, { removed }) => match === "yes" && !removed);
-    const most = having(({ match }) => match !== "no").length + this.registering;
+    const most =
+      having(({ match }) => match !== "no").length +
+      this.registering +
+      this.ghosts.filter((ghost) => this.isFor(publication, ghost)).length;
     const confirmed = having(({ mayBeConfirmedAt }) => mayBeConfirmedAt !== undefined).length;
     if (matched !== undefined && matched < certain().length) await this.areForgotten(certain());
     const least = certain().length;
@@ -120,6 +134,10 @@ export class Receipts {
       isAny = true;
     }
     return isAny;
+  }
+
+  private isFor({ users, topic }: Publication, { user, topics }: Ghost): boolean {
+    return (!users || users.includes(user)) && matchesAny(topics, topic);
   }
 
   private unknown(publication: Publication, now: number): void {
