@@ -202,7 +202,8 @@ export class Audit {
     const gone = this.ledger.prune(REMEMBERED);
     const current = new Set([...this.clients()].map(({ model }) => model));
     for (const [id, model] of this.models) {
-      if (!current.has(model) && (model.subscribed[0]?.began ?? 0) < (gone.at(-1)?.began ?? 0)) this.models.delete(id);
+      // Receipts of remembered events may still name it.
+      if (!current.has(model) && model.removedAt < (gone.at(-1)?.began ?? 0)) this.models.delete(id);
       for (const publication of gone) model.forget(publication);
     }
   }

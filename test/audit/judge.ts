@@ -143,7 +143,7 @@ export class Judge {
       fault("stale", "it arrives on a connection that began after its ttl was over");
     if ((fate?.narrowedAt ?? Infinity) < link.began && !goesBack)
       fault("misrouted", "the client may not have it any more");
-    if ((fate?.saidExpiredAt ?? Infinity) < link.began && !goesBack) {
+    if ((fate?.saidExpiredAt ?? Infinity) < link.began && link.since === undefined) {
       fault("falseState", "a receipt said that it had expired, and it arrives");
     }
   }

@@ -142,7 +142,7 @@ export class Receipts {
 
   private unknown(publication: Publication, now: number): void {
     const { ledger } = this;
-    const isOld = publication.answered < this.deps.startedAt();
+    const isOld = publication.began < this.deps.startedAt();
     if (ledger.mayBeTrimmedAt(publication) <= now || (isOld && publication.ttl === 0)) return;
     if (isOld && ledger.mayBeReplacedAt(publication) <= now) return;
     this.report.fault("lost", "there is no receipt for an event that was acknowledged", undefined, publication);

@@ -8,6 +8,8 @@ const AROUND = 300;
 /** The client is about to say by `since` from where it goes on. */
 export function sayPosition(model: ClientModel, since: Since | undefined): void {
   const asked = rankOfSince(since);
+  // What had expired may come again when the client goes back.
+  if (since !== undefined) for (const fate of model.fates.values()) delete fate.saidExpiredAt;
   if (asked === undefined) {
     if (since !== undefined && since !== "now") model.rewind(0);
     const now = clock();
