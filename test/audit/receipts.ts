@@ -114,8 +114,11 @@ export class Receipts {
     const least = certain().length;
     const knows = `between ${least} and ${most} match, ${confirmed} may have confirmed: ${JSON.stringify(reply)}`;
     const fault = (claim: string): void => this.report.fault("falseState", claim, undefined, publication, knows);
-    if (matched !== undefined && (matched < least || matched > most))
+    if (matched !== undefined && (matched < least || matched > most)) {
       fault("a publisher is told a wrong number of clients");
+      // Which ones they are.
+      await this.check(publication);
+    }
     // What was replaced meanwhile is neither sent nor waiting.
     const isDropped = this.ledger.mayBeReplacedAt(publication) < Infinity || publication.ttl !== undefined;
     const rest = (matched ?? 0) - sent - waiting;
