@@ -43,7 +43,7 @@ export class Judge {
     if (!client.mayBeGone(ran))
       this.report.fault("forgotten", "a client is forgotten before its time", client, undefined, how);
     client.removed = true;
-    client.removedAt = clock();
+    client.removedAt = clock() + STILL_COUNTED;
   }
 
   /** `gap` on an open connection, or its end with 1013. */
@@ -238,6 +238,9 @@ export class Judge {
     return `${describe(link)}; the client's cursor is between ${link.leastCursor} and ${link.mayBeCursor}`;
   }
 }
+
+/** Milliseconds for which a client whose time is up may still be counted as matched. */
+const STILL_COUNTED = 1500;
 
 /** Milliseconds between the audit's clock and the relay's. */
 const AROUND = 200;
