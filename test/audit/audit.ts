@@ -106,7 +106,9 @@ export class Audit {
     const weights = this.options.mutant
       ? { kill: 1, stop: 0, full: 0, none: 0 }
       : { kill: 6, stop: 2.5, full: 1.2, none: 1 };
-    const end = random.weighted(weights);
+    const choice = random.weighted(weights);
+    // Also a short run has a kill.
+    const end = this.report.figures.kills === 0 ? "kill" : choice;
     const isQuiet = !this.options.mutant && random.chance(0.4);
     const length = this.options.mutant ? random.int(100, 500) : random.int(300, 1800);
     const isKilled = random.chance(0.6);
