@@ -19,6 +19,8 @@ export class ClientModel {
   mayBeCursor = 0;
   /** The relay's cursor is at least this; with what it was before, as confirmations may be lost in a crash. */
   private readonly cursors: { at: number; rank: number }[] = [{ at: -Infinity, rank: 0 }];
+  /** The highest rank up to which it has said by `since` that it has everything. */
+  said = 0;
   private readonly passes: { readonly at: number; readonly until: number }[] = [];
   /** Topic changes since its cursor last moved. */
   changes = 0;

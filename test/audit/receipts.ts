@@ -209,7 +209,7 @@ export class Receipts {
   private falsehood(model: ClientModel, fate: Fate, state: State, asked: number, now: number): string | undefined {
     const { publication } = fate;
     if (state === "confirmed") {
-      if ((fate.mayBeConfirmedAt ?? Infinity) <= now) return undefined;
+      if ((fate.mayBeConfirmedAt ?? Infinity) <= now || this.mayBeSaid(model, fate)) return undefined;
       return fate.receivedAt === undefined ? "though it was never received" : "though it was not confirmed";
     }
     const { confirmedAt = Infinity } = fate;
@@ -238,8 +238,13 @@ export class Receipts {
       return true;
     if (model.link?.manyChanges) return true;
     // It may have been published before the client could no longer have it.
-    if (fate.match === "maybe") return true;
+    if (fate.match === "maybe" || this.mayBeSaid(model, fate)) return true;
     return this.mayBeDroppedAt(fate) <= now;
+  }
+
+  /** Confirmed, or skipped, before it was known which id it has. */
+  private mayBeSaid(model: ClientModel, { publication: { rank = Infinity }, receivedAt }: Fate): boolean {
+    return rank <= model.said || (receivedAt !== undefined && rank <= model.mayBeCursor);
   }
 
   private mayBeDroppedAt({ publication, mayBeNarrowedAt = Infinity, mayBeSkippedAt = Infinity }: Fate): number {

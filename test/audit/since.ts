@@ -19,6 +19,7 @@ export function sayPosition(model: ClientModel, since: Since | undefined): void 
   }
   const at = clock();
   model.mayBeCursor = Math.max(model.mayBeCursor, asked);
+  model.said = Math.max(model.said, asked);
   // An id says that everything up to there has been received.
   for (const fate of model.fates.values()) {
     const { rank } = fate.publication;
