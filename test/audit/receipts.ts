@@ -238,7 +238,7 @@ export class Receipts {
       return true;
     if (model.link?.manyChanges) return true;
     // It may have been published before the client could no longer have it.
-    if (fate.match === "maybe" || this.mayBeSaid(model, fate)) return true;
+    if (fate.match === "maybe" || (publication.rank ?? Infinity) <= model.said) return true;
     return this.mayBeDroppedAt(fate) <= now;
   }
 
