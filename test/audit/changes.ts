@@ -80,6 +80,7 @@ export class Changes {
   ): void {
     const { model } = client;
     if (status === 200) {
+      model.noteSeen();
       change.ended = clock();
       if (isSame(topics, change.topics)) return;
       this.deps.report.fault(

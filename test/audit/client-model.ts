@@ -26,6 +26,7 @@ export class ClientModel {
   changes = 0;
   /** It was told of a gap, or forgot events that may be one: the relay may say it until something is confirmed. */
   private owesGap = false;
+  private mayHaveGone = false;
   private owedUntil = -Infinity;
   removed = false;
   /** Since then the relay certainly does not have it any more. */
@@ -133,7 +134,7 @@ export class ClientModel {
     if (this.removed) return true;
     const { link, stalled } = this;
     if (link?.opened !== undefined && link.ended === undefined && !stalled) return false;
-    return ran - this.quietSince >= this.ttl * 1000 - EARLY;
+    return this.mayHaveGone || ran - this.quietSince >= this.ttl * 1000 - EARLY;
   }
 
   get mayBeOwedGap(): boolean {
@@ -165,6 +166,14 @@ export class ClientModel {
     for (const fate of this.had(had, ledger)) fate.mayBeConfirmedAt ??= at;
     for (const fate of this.fates.values()) {
       if (fate.receivedAt !== undefined && (fate.publication.rank ?? Infinity) <= rank) fate.mayBeConfirmedAt ??= at;
+    }
+  }
+
+  /** The client may have confirmed that it was told of gaps, also when nothing came after them. */
+  heardGaps({ gap, gapNotes, opened = Infinity }: Link): void {
+    if (!gap && gapNotes.length === 0) return;
+    for (const fate of this.fates.values()) {
+      if (fate.lost && (gapNotes.length > 0 || fate.publication.began < opened)) fate.lost = false;
     }
   }
 
@@ -201,7 +210,14 @@ export class ClientModel {
     const rank = Math.min(...least.map((cursor) => cursor.rank));
     if (rank < this.leastCursor) this.moveLeastCursor(rank);
     if (this.owedUntil > safe) this.owesGap = true;
+    // It may have gone before, with nobody to notice.
+    this.mayHaveGone ||= this.mayBeGone(ran);
     this.noteQuiet(ran);
+  }
+
+  /** The relay has it. */
+  noteSeen(): void {
+    this.mayHaveGone = false;
   }
 
   /** The event is too old to be remembered. What was never confirmed of it may be a gap for ever. */

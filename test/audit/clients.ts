@@ -165,6 +165,7 @@ export class AuditClient {
         if (link.opened === undefined) {
           model.note(`connected${gap ? " with a gap" : ""}`);
           link.opened = clock();
+          model.noteSeen();
         }
         link.gap ||= gap;
         answered();

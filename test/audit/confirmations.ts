@@ -67,6 +67,7 @@ export class Confirmations {
       id === undefined ? this.ledger.ofNumber(number)?.rank : rankOf(id),
     );
     this.model.note(`answers the close frame with ${code}`);
+    this.model.heardGaps(link);
     this.mayConfirm(link, link.received.length, Math.max(0, ...ranks.map((rank) => rank ?? 0)));
     this.handled.push({ link, count: link.received.length, at: clock() });
   }

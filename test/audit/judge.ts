@@ -143,7 +143,9 @@ export class Judge {
       fault("stale", "it arrives on a connection that began after its ttl was over");
     if ((fate?.narrowedAt ?? Infinity) < link.began && !goesBack)
       fault("misrouted", "the client may not have it any more");
-    if ((fate?.saidExpiredAt ?? Infinity) < link.began && link.since === undefined) {
+    // That it was skipped may not have been on disk when the relay was killed.
+    const isSkipLost = fate?.mayBeSkippedAt !== undefined && ledger.killedSince(fate.mayBeSkippedAt);
+    if ((fate?.saidExpiredAt ?? Infinity) < link.began && link.since === undefined && !isSkipLost) {
       fault("falseState", "a receipt said that it had expired, and it arrives");
     }
   }
