@@ -2,11 +2,12 @@ import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
 import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import type { Moment } from "./moment.js";
 import { type Narrowing, withReplay } from "./narrowing.js";
 import { bytesOf, filtered, isSameList, segmentsOf, sharedWith } from "./lists.js";
 import { matcherOf } from "./matcher.js";
 import type { Permissions } from "./permissions.js";
-import { type Sent, withAllSent } from "./sent.js";
+import { claimed, type Sent, withAllSent } from "./sent.js";
 import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
@@ -36,6 +37,8 @@ export interface ClientRecord {
   readonly confirmed: EventId;
   /** What it was sent and has confirmed, oldest first. What became of each event for it follows from this. */
   readonly received: readonly Sent[];
+  /** What it was sent on connections that have ended, and has not confirmed. */
+  readonly sent: readonly Sent[];
   /** Oldest first. */
   readonly narrowed: readonly Narrowing[];
   /** The relay that holds it: the one where it registered or connected last. */
@@ -129,13 +132,13 @@ export function lostUntil(
 }
 
 /** About how many bytes of memory the lists of a client take. Looks at the names of a long list only the first time. */
-export function weightOf({ subscriptions, rooms, allow, narrowed, received }: ClientRecord): number {
+export function weightOf({ subscriptions, rooms, allow, narrowed, received, sent }: ClientRecord): number {
   let bytes = bytesOf((subscriptions[0] as Subscriptions).topics) + bytesOf(rooms);
   for (let index = 1; index < subscriptions.length; index++) bytes += growthAt(subscriptions, index);
   for (const names of [allow?.subscribe, allow?.publish]) bytes += names ? bytesOf(names) : 0;
   for (const { topics } of narrowed) bytes += bytesOf(topics);
   // Nearly every client has two or three.
-  return bytes + Math.max(0, received.length - 3) * SENT_BYTES;
+  return bytes + Math.max(0, received.length + sent.length - 3) * SENT_BYTES;
 }
 
 /**
@@ -173,22 +176,23 @@ export function withCursor(record: ClientRecord, cursor: EventId): ClientRecord 
 }
 
 /** How far a client is known to be. */
-export type Progress = Pick<ClientRecord, "cursor" | "confirmed" | "received">;
+export type Progress = Pick<ClientRecord, "cursor" | "confirmed" | "received" | "sent">;
 
 /** The record of a client that is known to be further; it is not moved back. */
-export function withProgress(record: ClientRecord, { cursor, confirmed, received }: Progress): ClientRecord {
-  const further = compareIds(cursor, record.cursor) > 0;
-  if (!further && compareIds(confirmed, record.confirmed) <= 0) return record;
-  const moved = further ? withCursor(record, cursor) : record;
-  return { ...moved, confirmed: laterOf(record.confirmed, confirmed), received };
+export function withProgress(record: ClientRecord, { cursor, confirmed, received, sent }: Progress): ClientRecord {
+  const further = compareIds(cursor, record.cursor);
+  const isKnown = further < 0 || (further === 0 && received === record.received && sent === record.sent);
+  if (isKnown && compareIds(confirmed, record.confirmed) <= 0) return record;
+  const moved = further > 0 ? withCursor(record, cursor) : record;
+  return { ...moved, confirmed: laterOf(record.confirmed, confirmed), received, sent };
 }
 
-/** The record of a client that has received more. */
-export function withReceived(record: ClientRecord, more: readonly Sent[]): ClientRecord {
-  const last = more.at(-1);
-  if (!last) return record;
-  const confirmed = laterOf(record.confirmed, last.through);
-  return { ...record, confirmed, received: withAllSent(record.received, more) };
+/** The record of a client that says that it has everything up to and with `id`. @param now the moment of now */
+export function withClaim(record: ClientRecord, id: EventId, now: Moment): ClientRecord {
+  const { cursor, confirmed, received, sent } = record;
+  if (compareIds(id, cursor) <= 0) return record;
+  const more = claimed(sent, { after: cursor, through: id }, now);
+  return { ...record, confirmed: laterOf(confirmed, id), received: withAllSent(received, more) };
 }
 
 /**
@@ -199,8 +203,6 @@ export function withReceived(record: ClientRecord, more: readonly Sent[]): Clien
  */
 export function withPosition(record: ClientRecord, position: EventId, at: EventId): ClientRecord {
   if (compareIds(position, record.cursor) >= 0) return withCursor(record, position);
-  // It has more than can be kept already.
-  if (lostUntil(record, record.cursor)) return record;
   const { from, topics: now } = record.subscriptions.at(-1) as Subscriptions;
   const isAlone = record.subscriptions.length === 1;
   if (isAlone && compareIds(from, position) <= 0) return { ...record, cursor: position };
@@ -209,7 +211,7 @@ export function withPosition(record: ClientRecord, position: EventId, at: EventI
   const owed = record.subscriptions.map((entry, index) => {
     const topics = withAll(entry.topics, now);
     const begin = index === 0 ? record.cursor : entry.from;
-    return topics === entry.topics && begin === entry.from ? entry : { from: begin, topics };
+    return topics === entry.topics && begin === entry.from && !entry.isLost ? entry : { from: begin, topics };
   });
   // Who goes back again and again has these in the first place already.
   if (owed[0]?.topics.length === now.length) owed.shift();

@@ -8,7 +8,7 @@ import {
   withoutUnowed,
   withPosition,
   withProgress,
-  withReceived,
+  withClaim,
 } from "./client.js";
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
@@ -24,6 +24,8 @@ import { allInTurns, inTurns } from "./turns.js";
 
 /** Seconds for a client whose life is its connection to get there. */
 export const CONNECT_WITHIN = 60;
+
+const NOTHING: readonly never[] = [];
 
 /** Milliseconds until a change that the engine could not take is tried again. */
 const RETRY_AFTER = 1000;
@@ -61,8 +63,9 @@ export class Clients {
         node,
         cursor: at,
         confirmed: at,
-        received: [],
-        narrowed: [],
+        received: NOTHING,
+        sent: NOTHING,
+        narrowed: NOTHING,
         subscriptions: [{ from: at, topics }],
         rooms: [],
         allow,
@@ -161,8 +164,8 @@ export class Clients {
       id,
       (record, at) => {
         found = true;
-        const received = has ? withReceived(record, this.registry.claim(record, has, this.log.moment)) : record;
-        const placed = withPosition(received, locate(record), at);
+        const told = has ? withClaim(record, has, this.log.moment) : record;
+        const placed = withPosition(told, locate(record), at);
         return placed === record && record.node === node && record.expiresAt === undefined
           ? record
           : { ...placed, node, expiresAt: undefined };
@@ -260,8 +263,8 @@ export class Clients {
   }
 
   /** Receipts go on to tell what a client had confirmed that is about to go. When this fails, so does what follows. */
-  private noteConfirmed({ id, cursor, confirmed, received }: Reader): void {
-    this.engine.clients.move(new Map([[id, { cursor, confirmed, received }]])).catch(() => undefined);
+  private noteConfirmed({ id, cursor, confirmed, received, sent }: Reader): void {
+    this.engine.clients.move(new Map([[id, { cursor, confirmed, received, sent }]])).catch(() => undefined);
   }
 }
 

@@ -1,5 +1,5 @@
 import { Backlog } from "./backlog.js";
-import { type ClientId, type ClientRecord, type Progress, withPosition } from "./client.js";
+import { type ClientId, type ClientRecord, lostUntil, type Progress, withPosition } from "./client.js";
 import { type Clients, notFound } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import type { Encoder } from "./encoder.js";
@@ -134,10 +134,12 @@ export class Connections {
     const readers = [...this.registry.connected()];
     for (const { connection } of readers) if (connection instanceof Connection) this.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
-    for (const { connection } of readers) {
+    for (const reader of readers) {
       const retry = Math.round(Math.random() * spread);
       const reason = `restarting, retry after ${retry} ms`;
-      connection?.close({ code: 1012, reason, reconnect: true, retry_after_ms: retry });
+      reader.connection?.close({ code: 1012, reason, reconnect: true, retry_after_ms: retry });
+      // What was on its way, the client may confirm when it is back.
+      if (reader.sent.length > 0) this.note(reader);
     }
     clearInterval(this.timer);
     this.shared.pings.stop();
@@ -170,8 +172,9 @@ export class Connections {
     if (!cursor) return { position: this.log.head, gap: true };
     const placed = withPosition(record, cursor, this.log.head);
     const { position, gap } = await this.log.reach(placed, placed.cursor);
-    // To go back may be more than can be kept for a client whose topics have changed.
-    return { position, gap: gap || compareIds(placed.cursor, cursor) !== 0 };
+    // A client that goes back leaves behind what is lost of its history; and it may be more than can be kept.
+    const isLost = compareIds(cursor, record.cursor) < 0 && lostUntil(record, record.cursor) !== undefined;
+    return { position, gap: gap || isLost || compareIds(placed.cursor, cursor) !== 0 };
   }
 
   /** Up to where a client says that it has everything; not beyond what the log has given out. */
@@ -196,8 +199,8 @@ export class Connections {
   private note(reader: Reader): void {
     reader.noted = reader.cursor;
     this.registry.prune(reader);
-    const { cursor, confirmed, received } = reader;
-    this.moved.set(reader.id, { cursor, confirmed, received });
+    const { cursor, confirmed, received, sent } = reader;
+    this.moved.set(reader.id, { cursor, confirmed, received, sent });
   }
 
   /** Hands on to the engine how far clients have confirmed. Never rejects. */

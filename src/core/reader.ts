@@ -22,8 +22,6 @@ export interface ReaderConnection {
   close(disconnect: Disconnect): void;
 }
 
-const NOTHING: readonly never[] = [];
-
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
 export class Reader {
   readonly id: ClientId;
@@ -42,7 +40,7 @@ export class Reader {
   /** What it was sent and has confirmed. */
   received: readonly Sent[];
   /** What it was sent on connections that have ended, and has not confirmed. */
-  sentBefore: readonly Sent[] = NOTHING;
+  sent: readonly Sent[];
   /** As it was kept last: the cursor may have moved on since. */
   kept: ClientRecord;
   private matcher: Matcher | undefined;
@@ -58,6 +56,7 @@ export class Reader {
     this.noted = record.cursor;
     this.confirmed = record.confirmed;
     this.received = record.received;
+    this.sent = record.sent;
   }
 
   get record(): ClientRecord {
@@ -90,6 +89,7 @@ export class Reader {
     this.cursor = record.cursor;
     this.noted = record.cursor;
     this.received = record.received;
+    this.sent = record.sent;
     this.matcher = undefined;
     this.noteConfirmed(record.confirmed);
   }
@@ -114,7 +114,8 @@ export class Reader {
 
   /** A connection has ended that has sent this, and the client has not confirmed it. */
   keepSent(sent: readonly Sent[]): void {
-    this.sentBefore = withAllSent(sentWithin(this.sentBefore, { after: this.cursor, through: END }), sent);
+    if (this.sent.length === 0 && sent.length === 0) return;
+    this.sent = withAllSent(sentWithin(this.sent, { after: this.cursor, through: END }), sent);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

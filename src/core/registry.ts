@@ -1,10 +1,7 @@
 import { type ClientId, type ClientRecord, leftOf, weightOf } from "./client.js";
-import type { EventId } from "./id.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
-import type { Moment } from "./moment.js";
 import { Reader } from "./reader.js";
-import { claimed, type Sent } from "./sent.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
 import { inTurns, Turns } from "./turns.js";
@@ -102,15 +99,6 @@ export class Registry {
     this.expiries.delete(id);
     this.subscriptions.remove(reader, reader.topics);
     this.users.delete(reader.user, reader);
-  }
-
-  /**
-   * What a client has received when it says that it has everything up to `id`.
-   * @param now the moment of now
-   */
-  claim({ id: client, cursor }: ClientRecord, id: EventId, now: Moment): readonly Sent[] {
-    const reader = this.readers.get(client);
-    return claimed(reader?.sentBefore ?? [], { after: cursor, through: id }, now);
   }
 
   /** Lets go of the subscriptions that the client has left behind. */

@@ -28,7 +28,7 @@ function longTopics(count: number, name: string): string[] {
 
 function clientWith(topics: readonly string[]): ClientRecord {
   const subscriptions = [{ from: id(1), topics }];
-  const places = { cursor: id(1), confirmed: id(1), received: [], narrowed: [], node: "this one" };
+  const places = { cursor: id(1), confirmed: id(1), received: [], sent: [], narrowed: [], node: "this one" };
   return { id: "a".repeat(32), userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
 }
 
@@ -123,6 +123,16 @@ describe("a client that goes back", () => {
     const more = withTopics(record, { set: longTopics(900, "more") }, id(9));
     expect(lostUntil(more, more.cursor)).toBeDefined();
     expect(withPosition(more, { ms: 0, seq: 5 }, id(10))).toBe(more);
+  });
+
+  test("leaves behind what is lost of its history", () => {
+    let record = clientWith(["a"]);
+    for (let at = 2; at <= 260; at++) record = withTopics(record, { set: [at % 2 ? "a" : "b"] }, id(at));
+    expect(lostUntil(record, id(1))).toBeDefined();
+    const less = { ...record, subscriptions: [...record.subscriptions.slice(0, 9), ...record.subscriptions.slice(-1)] };
+    const back = withPosition(less, { ms: 0, seq: 5 }, id(300));
+    expect([lostUntil(back, id(0)), lostUntil(back, id(1))]).toEqual([undefined, undefined]);
+    expect(back.subscriptions.some(({ isLost }) => isLost)).toBe(false);
   });
 });
 

@@ -9,7 +9,7 @@ import { longestTurn } from "../support/turns.js";
 
 function record(id: string, topics: readonly string[]): ClientRecord {
   const subscriptions = [{ from: ZERO, topics }];
-  const kept = { cursor: ZERO, confirmed: ZERO, received: [], narrowed: [] };
+  const kept = { cursor: ZERO, confirmed: ZERO, received: [], sent: [], narrowed: [] };
   return { id, userId: id, subscriptions, rooms: [], ttl: 300, node: "here", ...kept };
 }
 

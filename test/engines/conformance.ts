@@ -263,7 +263,7 @@ export function testEngine(name: string, { make }: EngineSetup): void {
         const { ids } = await engine.append([draft("a")]);
         const [id] = ids as [EventId];
         const received = [{ after: ZERO, through: id, earliest: LIVE, latest: { id, at: 1 } }];
-        const progress = { cursor: id, confirmed: id, received };
+        const progress = { cursor: id, confirmed: id, received, sent: [] };
         await engine.clients.move(
           new Map([
             [C1, progress],
@@ -409,7 +409,7 @@ function draft(topic: string, message = '"m"'): { topic: string; message: string
 
 function record(id: string, at: EventId): ClientRecord {
   const subscriptions = [{ from: at, topics: ["a"] }];
-  const place = { cursor: at, confirmed: at, received: [], narrowed: [] };
+  const place = { cursor: at, confirmed: at, received: [], sent: [], narrowed: [] };
   return { id, userId: 1, subscriptions, rooms: [], ttl: 300, node: "here", ...place };
 }
 

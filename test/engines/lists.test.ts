@@ -349,7 +349,16 @@ class Disk {
 }
 
 function fresh(id: string, at: EventId): ClientRecord {
-  const places = { cursor: at, confirmed: at, received: [], narrowed: [], node: "this one", ttl: 300, rooms: [] };
+  const places = {
+    cursor: at,
+    confirmed: at,
+    received: [],
+    sent: [],
+    narrowed: [],
+    node: "this one",
+    ttl: 300,
+    rooms: [],
+  };
   return { id, userId: 1, subscriptions: [{ from: at, topics: MANY }], ...places };
 }
 

@@ -21,7 +21,7 @@ async function directoryOfMany(): Promise<string> {
     engine.clients.update(clientId(index), (_known, at): ClientRecord => {
       const subscriptions = [{ from: at, topics: [`orders.${index}`, "news"] }];
       const expiresAt = Date.now() + 3_600_000;
-      const rest = { rooms: [], received: [], narrowed: [], node: "an earlier one", ttl: 3600, expiresAt };
+      const rest = { rooms: [], received: [], sent: [], narrowed: [], node: "an earlier one", ttl: 3600, expiresAt };
       return { id: clientId(index), userId: index, subscriptions, cursor: at, confirmed: at, ...rest };
     }),
   );

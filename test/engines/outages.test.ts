@@ -83,7 +83,7 @@ test("progress that came while a commit failed is not written over with what was
     UPTIME,
   );
   const id = "1".padStart(32, "0");
-  const places = { cursor: at(10), confirmed: at(10), received: [], narrowed: [], node: "this one" };
+  const places = { cursor: at(10), confirmed: at(10), received: [], sent: [], narrowed: [], node: "this one" };
   const subscriptions = [{ from: at(10), topics: ["a"] }];
   const record: ClientRecord = { id, userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
   const [failed, later, all] = [new Group(), new Group(), new Group()];

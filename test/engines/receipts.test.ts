@@ -140,14 +140,16 @@ describe("what a client has received is not called expired", () => {
     expect(await stage.states(...events)).toEqual(["confirmed", "confirmed"]);
   });
 
-  test("confirmed by since after a restart: what was replaced meanwhile is not known, the rest is", async () => {
+  test.each([
+    ["a restart", (stage: Stage) => stage.restart(), "confirmed"],
+    ["a crash, after which it is not known", (stage: Stage) => stage.crash(), undefined],
+  ] as const)("confirmed by since after %s, when it had been replaced before", async (_, end, state) => {
     const stage = await Stage.begin();
-    const opened = await stage.connect({ manualAck: true });
+    await stage.connect({ manualAck: true });
     const events = [await stage.publish({ key: "k" }), await stage.publish({ key: "k" })] as const;
-    await stage.lose(opened);
-    await stage.restart();
+    await end(stage);
     await stage.lose(await stage.connect({ since: { id: events[1] } }));
-    expect(await stage.states(...events)).toEqual([undefined, "confirmed"]);
+    expect(await stage.states(...events)).toEqual([state, "confirmed"]);
   });
 
   test("confirmed by an orderly end", async () => {

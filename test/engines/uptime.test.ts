@@ -88,6 +88,7 @@ describe("what a client may have confirmed before a crash, and the disk does not
       cursor: at(9),
       confirmed: at(9),
       received: [],
+      sent: [],
       narrowed: [],
       expiresAt,
     }).received;

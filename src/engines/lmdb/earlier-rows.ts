@@ -9,7 +9,7 @@ import type { Tombstone } from "./records.js";
 // Up to version 3 of the directory, what passed a client by was written down, and not what it received.
 
 /** What a client's row has, of `Progress`. Up to version 3, it was not known what the client received. */
-export type KeptProgress = Omit<Progress, "received"> & Partial<Progress>;
+export type KeptProgress = Pick<Progress, "cursor" | "confirmed"> & Partial<Progress>;
 
 /** Fields of a client's row up to version 3. */
 export interface EarlierMore {

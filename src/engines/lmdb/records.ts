@@ -100,18 +100,18 @@ function withLists<A, B>({ subscribe, publish }: Lists<A>, change: (list: A) => 
   };
 }
 
-/** Cursor and highest confirmed id; how many stretches it has received; and of each two ids and two moments. */
-export function encodeProgress({ cursor, confirmed, received }: Progress): Buffer {
-  const bytes = Buffer.allocUnsafe(PROGRESS_HEAD + received.length * STRETCH_BYTES);
+/** Cursor and highest confirmed id; how many stretches it has received, and was sent besides; and of each two ids and two moments. */
+export function encodeProgress({ cursor, confirmed, received, sent }: Progress): Buffer {
+  const bytes = Buffer.allocUnsafe(PROGRESS_HEAD + (received.length + sent.length) * STRETCH_BYTES);
   let at = writeId(bytes, confirmed, writeId(bytes, cursor, 0));
-  at = bytes.writeUInt8(received.length, at);
-  for (const { after, through, earliest, latest } of received) {
+  at = bytes.writeUInt8(sent.length, bytes.writeUInt8(received.length, at));
+  for (const { after, through, earliest, latest } of [...received, ...sent]) {
     at = writeMoment(bytes, latest, writeMoment(bytes, earliest, writeId(bytes, through, writeId(bytes, after, at))));
   }
   return bytes;
 }
 
-const PROGRESS_HEAD = 2 * ID_BYTES + 1;
+const PROGRESS_HEAD = 2 * ID_BYTES + 2;
 const MOMENT_BYTES = ID_BYTES + TIME_BYTES;
 const STRETCH_BYTES = 2 * ID_BYTES + 2 * MOMENT_BYTES;
 
@@ -121,14 +121,16 @@ export function decodeProgress(bytes: Buffer): KeptProgress {
   const confirmed = sharedId(readId(bytes, ID_BYTES), cursor);
   if (bytes.length < PROGRESS_HEAD) return { cursor, confirmed };
   let last = confirmed;
-  const received = Array.from({ length: bytes.readUInt8(2 * ID_BYTES) }, (_, index) => {
+  const counts = { received: bytes.readUInt8(2 * ID_BYTES), sent: bytes.readUInt8(2 * ID_BYTES + 1) };
+  const all = Array.from({ length: counts.received + counts.sent }, (_, index) => {
     const at = PROGRESS_HEAD + index * STRETCH_BYTES;
     const [after, through] = [sharedId(readId(bytes, at), last), sharedId(readId(bytes, at + ID_BYTES), cursor)];
     const earliest = readMoment(bytes, at + 2 * ID_BYTES, LIVE);
     last = through;
     return { after, through, earliest, latest: readMoment(bytes, at + 2 * ID_BYTES + MOMENT_BYTES, earliest) };
   });
-  return { cursor, confirmed, received };
+  const sent = counts.sent === 0 ? NONE : all.splice(counts.received);
+  return { cursor, confirmed, received: all.length === 0 ? NONE : all, sent };
 }
 
 /**
@@ -146,7 +148,7 @@ export function decodeClient(
 ): ClientRecord {
   const row = JSON.parse(client) as Row | FirstRow;
   const [userId, ttl, expiresAt, subscriptions, more = NOTHING] = Array.isArray(row) ? row : upgraded(row);
-  const { cursor, confirmed, received = NONE } = progress;
+  const { cursor, confirmed, received = NONE, sent = NONE } = progress;
   // All records have their fields in this order, and equal ids are one object: there may be a million clients.
   const record: ClientRecord = {
     id,
@@ -165,6 +167,7 @@ export function decodeClient(
     cursor,
     confirmed,
     received,
+    sent,
     narrowed:
       more.narrowed?.map((narrowing) => ({ ...narrowing, topics: listOf(narrowing.topics) })) ??
       narrowedBefore(more, listOf),
