@@ -107,17 +107,15 @@ export function withTopics(record: ClientRecord, change: TopicsChange, at: Event
   return { ...pruned, subscriptions: [{ from, topics: [], isLost: true }, ...pruned.subscriptions.slice(first)] };
 }
 
-/** The record of a client that is owed nothing under some of its earlier subscriptions. @param unowed where these begin */
-export function withoutUnowed(record: ClientRecord, unowed: readonly EventId[]): ClientRecord {
-  if (unowed.length === 0) return record;
+/** The record of a client that is owed nothing under some of its earlier subscriptions. */
+export function withoutUnowed(record: ClientRecord, unowed: ReadonlySet<Subscriptions>): ClientRecord {
+  if (unowed.size === 0) return record;
   const subscriptions: Subscriptions[] = [];
-  for (const [index, entry] of record.subscriptions.entries()) {
-    const isLast = index === record.subscriptions.length - 1;
-    const isUnowed = !isLast && unowed.some((from) => compareIds(from, entry.from) === 0);
+  for (const entry of record.subscriptions) {
     const before = subscriptions.at(-1);
     // One that is empty stands for all that follow it and are empty too.
-    if (!isUnowed) subscriptions.push(entry);
-    else if (!before || before.isLost || before.topics.length > 0) subscriptions.push({ from: entry.from, topics: [] });
+    if (!unowed.has(entry)) subscriptions.push(entry);
+    else if (!before || before.isLost || before.topics.length > 0) subscriptions.push({ ...entry, topics: [] });
   }
   return { ...record, subscriptions };
 }
@@ -127,8 +125,22 @@ export function lostUntil(
   { subscriptions }: Pick<ClientRecord, "subscriptions">,
   position: EventId,
 ): EventId | undefined {
-  const [first, second] = subscriptions;
-  return first?.isLost && second && compareIds(position, second.from) < 0 ? second.from : undefined;
+  const index = indexAt(subscriptions, position);
+  return subscriptions[index]?.isLost ? subscriptions[index + 1]?.from : undefined;
+}
+
+/** Where the last of the client's history ends that is lost; undefined: none is. */
+export function lostEnd({ subscriptions }: Pick<ClientRecord, "subscriptions">): EventId | undefined {
+  const index = subscriptions.findLastIndex(({ isLost }) => isLost);
+  return index < 0 ? undefined : subscriptions[index + 1]?.from;
+}
+
+/** The index of the subscriptions that hold for what comes after `position`. */
+function indexAt(subscriptions: readonly Subscriptions[], position: EventId): number {
+  return Math.max(
+    0,
+    subscriptions.findLastIndex(({ from }) => compareIds(from, position) <= 0),
+  );
 }
 
 /** About how many bytes of memory the lists of a client take. Looks at the names of a long list only the first time. */
@@ -190,8 +202,8 @@ export function withProgress(record: ClientRecord, { cursor, confirmed, received
 /** The record of a client that says that it has everything up to and with `id`. @param now the moment of now */
 export function withClaim(record: ClientRecord, id: EventId, now: Moment): ClientRecord {
   const { cursor, confirmed, received, sent } = record;
-  if (compareIds(id, cursor) <= 0) return record;
   const more = claimed(sent, { after: cursor, through: id }, now);
+  if (more.length === 0) return record;
   return { ...record, confirmed: laterOf(confirmed, id), received: withAllSent(received, more) };
 }
 
@@ -209,9 +221,9 @@ export function withPosition(record: ClientRecord, position: EventId, at: EventI
   const replay = { from: ZERO, topics: now };
   if (isAlone) return { ...withReplay(record, from, at), cursor: position, subscriptions: [replay] };
   const owed = record.subscriptions.map((entry, index) => {
-    const topics = withAll(entry.topics, now);
+    const topics = entry.isLost ? entry.topics : withAll(entry.topics, now);
     const begin = index === 0 ? record.cursor : entry.from;
-    return topics === entry.topics && begin === entry.from && !entry.isLost ? entry : { from: begin, topics };
+    return topics === entry.topics && begin === entry.from ? entry : { ...entry, from: begin, topics };
   });
   // Who goes back again and again has these in the first place already.
   if (owed[0]?.topics.length === now.length) owed.shift();
@@ -233,10 +245,7 @@ export function stretchAfter(
   position: EventId,
 ): Pick<Subscriptions, "topics" | "since"> & { readonly until: EventId | undefined } {
   const { subscriptions } = record;
-  const index = Math.max(
-    0,
-    subscriptions.findLastIndex(({ from }) => compareIds(from, position) <= 0),
-  );
+  const index = indexAt(subscriptions, position);
   const { topics, since } = subscriptions[index] as Subscriptions;
   return { topics, since, until: subscriptions[index + 1]?.from };
 }

@@ -13,6 +13,7 @@ import {
 import type { Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { anonymous, type UserId, userKey } from "./event.js";
+import type { Subscriptions } from "./history.js";
 import type { EventId } from "./id.js";
 import type { Log } from "./log.js";
 import { EXPIRED, REVOKED } from "./notice.js";
@@ -239,13 +240,14 @@ export class Clients {
     id: ClientId,
     change: TopicsChange,
     allow: Partial<Permissions> | undefined,
-  ): Promise<readonly EventId[]> {
+  ): Promise<ReadonlySet<Subscriptions>> {
     const reader = this.registry.get(id);
-    if (!reader) return [];
+    if (!reader) return new Set();
     // Refuse before reading the log for a change that is not allowed.
     this.admission.altered(this.found(reader.record), change, allow, this.log.head);
     if (!reader.connection) await this.owed.pass(reader);
-    return this.owed.unowed(reader);
+    // What is taken from a client is to be taken at once.
+    return allow ? new Set() : this.owed.unowed(reader);
   }
 
   private found(record: ClientRecord | undefined): ClientRecord {

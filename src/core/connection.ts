@@ -1,4 +1,5 @@
 import type { Backlog } from "./backlog.js";
+import { lostEnd } from "./client.js";
 import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
@@ -46,6 +47,8 @@ export class Connection implements ReaderConnection {
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
+  /** A gap up to here was said when the connection began. */
+  private told: EventId | undefined;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
   private readonly confirmation: Confirmation;
@@ -65,6 +68,7 @@ export class Connection implements ReaderConnection {
     private readonly manual: boolean,
   ) {
     this.replayUntil = reader.confirmed;
+    this.unconfirmed.skip(reader.cursor, position);
     this.confirmation = new Confirmation(reader, manual ? undefined : encoder.ping);
     this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.questionIfDue());
   }
@@ -87,6 +91,7 @@ export class Connection implements ReaderConnection {
     const cursor = formatId(this.position);
     this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
     if (gap) {
+      this.told = lostEnd(this.reader.kept);
       // Owed until the client confirms that it was told, or anything later: the cursor stays before the gap.
       this.confirmation.sent(this.position);
       this.ping();
@@ -206,6 +211,8 @@ export class Connection implements ReaderConnection {
   }
 
   private confirm(id: EventId): void {
+    // The client has another connection by now, and may have gone back with it.
+    if (this.reader.connection !== this) return;
     const sent = this.unconfirmed.sentUpTo(id, this.position);
     if (this.reader.confirm(id, sent)) this.shared.moved(this.reader);
     this.unconfirmed.confirm(id);
@@ -250,6 +257,7 @@ export class Connection implements ReaderConnection {
   private goLive(): void {
     this.state = "live";
     this.unconfirmed.begin(this.position);
+    this.settle();
   }
 
   /** Whether there is still someone to read for, after a while in which much may have happened. */
@@ -283,11 +291,13 @@ export class Connection implements ReaderConnection {
   private async reach(): Promise<boolean> {
     const { position, gap } = await this.shared.log.reach(this.reader.record, this.position);
     if (!this.isOpen()) return false;
-    if (gap && !this.notify({ event: "gap", cursor: formatId(position) })) {
+    const isNews = gap && !(this.told && compareIds(position, this.told) <= 0);
+    if (isNews && !this.notify({ event: "gap", cursor: formatId(position) })) {
       // The format has no words for it. As the cursor stays before the gap, the next connection says it.
       this.close(GAP);
       return false;
     }
+    this.unconfirmed.skip(this.position, position);
     this.position = position;
     if (gap) this.confirmation.sent(position);
     return true;

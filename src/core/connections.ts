@@ -1,5 +1,5 @@
 import { Backlog } from "./backlog.js";
-import { type ClientId, type ClientRecord, lostUntil, type Progress, withPosition } from "./client.js";
+import { type ClientId, type ClientRecord, lostEnd, type Progress, withPosition } from "./client.js";
 import { type Clients, notFound } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import type { Encoder } from "./encoder.js";
@@ -7,7 +7,7 @@ import type { Engine } from "./engine.js";
 import type { LimitName } from "./errors.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log, Reach, Since } from "./log.js";
-import { REPLACED, SILENT } from "./notice.js";
+import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
@@ -36,8 +36,8 @@ export interface OpenOptions {
   readonly since?: Since | undefined;
   /** Only `ack` moves the cursor. */
   readonly manualAck?: boolean | undefined;
-  /** The client has been told of the gap that `preview` found. */
-  readonly gapSaid?: boolean | undefined;
+  /** What `preview` found, when the client has been told of it already. */
+  readonly told?: Reach | undefined;
 }
 
 /** The side of the relay that clients connect to. */
@@ -91,23 +91,21 @@ export class Connections {
    * @throws {RelayError} not_found
    */
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
-    const { since, manualAck = false, gapSaid = false } = options;
+    const { since, manualAck = false, told } = options;
     await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
-    const replaced = this.registry.get(id);
-    if (replaced) this.registry.release(replaced, REPLACED);
-    const { position, gap } = await this.claim(id, since);
+    this.release(id);
+    const { position, gap } = await this.claim(id, since, told);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
-    // Another one may have come meanwhile.
-    this.registry.release(reader, REPLACED);
     // A gap that can not be said here is found again by reading from the cursor on.
-    const isSaid = gap && (gapSaid || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
+    const isSaid = gap && (told !== undefined || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
     const start = gap && !isSaid ? reader.cursor : laterOf(position, reader.cursor);
     const connection = new Connection(reader, start, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
     this.shared.beats.add(connection, this.settings.pingInterval);
     connection.start(isSaid, reader.topics);
+    if (this.stopped) connection.close(restarting(0));
     // An older connection may have ended meanwhile, and have started the clock.
     if (reader.record.expiresAt !== undefined) await this.clients.claim(id, ({ cursor }) => cursor);
     return connection;
@@ -135,9 +133,7 @@ export class Connections {
     for (const { connection } of readers) if (connection instanceof Connection) this.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
     for (const reader of readers) {
-      const retry = Math.round(Math.random() * spread);
-      const reason = `restarting, retry after ${retry} ms`;
-      reader.connection?.close({ code: 1012, reason, reconnect: true, retry_after_ms: retry });
+      reader.connection?.close(restarting(Math.round(Math.random() * spread)));
       // What was on its way, the client may confirm when it is back.
       if (reader.sent.length > 0) this.note(reader);
     }
@@ -147,9 +143,16 @@ export class Connections {
     await this.keepProgress();
   }
 
-  private async claim(id: ClientId, since: Since | undefined): Promise<Reach> {
+  private release(id: ClientId): void {
+    const reader = this.registry.get(id);
+    if (reader) this.registry.release(reader, REPLACED);
+  }
+
+  private async claim(id: ClientId, since: Since | undefined, told: Reach | undefined): Promise<Reach> {
     try {
-      const reach = await this.preview(id, since);
+      const reach = told ?? (await this.preview(id, since));
+      // Another connection may have come meanwhile.
+      this.release(id);
       // It may go back: how far it was before is known to `update`, and not to be noted after that.
       this.moved.delete(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
@@ -172,8 +175,8 @@ export class Connections {
     if (!cursor) return { position: this.log.head, gap: true };
     const placed = withPosition(record, cursor, this.log.head);
     const { position, gap } = await this.log.reach(placed, placed.cursor);
-    // A client that goes back leaves behind what is lost of its history; and it may be more than can be kept.
-    const isLost = compareIds(cursor, record.cursor) < 0 && lostUntil(record, record.cursor) !== undefined;
+    // To go back may be more than can be kept; and it does not bring back what is lost of a client's history.
+    const isLost = compareIds(cursor, record.cursor) < 0 && lostEnd(placed) !== undefined;
     return { position, gap: gap || isLost || compareIds(placed.cursor, cursor) !== 0 };
   }
 
@@ -215,4 +218,10 @@ export class Connections {
       for (const [id, progress] of moved) if (!this.moved.has(id)) this.moved.set(id, progress);
     }
   }
+}
+
+/** @param retry milliseconds */
+function restarting(retry: number): Disconnect {
+  const reason = `restarting, retry after ${retry} ms`;
+  return { code: 1012, reason, reconnect: true, retry_after_ms: retry };
 }

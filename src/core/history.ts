@@ -28,12 +28,16 @@ export function firstKept(subscriptions: readonly Subscriptions[]): number {
   return 0;
 }
 
-const growths = new WeakMap<Subscriptions, number>();
+/** By entry, and with the one before it. */
+const growths = new WeakMap<Subscriptions, { readonly before: Subscriptions; readonly bytes: number }>();
 
 /** Bytes that subscriptions take besides those before them. Found out once, as each change adds up all of them. */
 export function growthAt(subscriptions: readonly Subscriptions[], index: number): number {
   const [before, entry] = subscriptions.slice(index - 1, index + 1) as [Subscriptions, Subscriptions];
   let growth = growths.get(entry);
-  if (growth === undefined) growths.set(entry, (growth = bytesBesides(entry.topics, before.topics)));
-  return growth;
+  if (growth?.before !== before) {
+    growth = { before, bytes: bytesBesides(entry.topics, before.topics) };
+    growths.set(entry, growth);
+  }
+  return growth.bytes;
 }

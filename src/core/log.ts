@@ -16,6 +16,9 @@ export interface Reading {
   readonly asOf: EventId;
 }
 
+/** Entries of a client's history below the floor that are too many to be looked at. */
+const MANY = 8;
+
 /** Where a reader can go on, and whether something that was meant for it is lost before that. */
 export interface Reach {
   readonly position: EventId;
@@ -71,6 +74,8 @@ export class Log {
     const known = lostUntil(record, position);
     const reached = laterOf(known ?? position, floor);
     if (known) return { position: reached, gap: true };
+    // To look at each would be much work, and the oldest is there because something was owed under it.
+    if (compareIds(subscriptions[MANY]?.from ?? floor, floor) < 0) return { position: reached, gap: true };
     for (const [index, { from, topics }] of subscriptions.entries()) {
       const after = laterOf(position, from);
       const until = earlierOf(floor, subscriptions[index + 1]?.from ?? floor);

@@ -1,5 +1,5 @@
 import type { Subscriptions } from "./history.js";
-import { compareIds, type EventId } from "./id.js";
+import { compareIds } from "./id.js";
 import type { Log } from "./log.js";
 import type { Reader } from "./reader.js";
 
@@ -18,7 +18,8 @@ export class Owed {
     for (;;) {
       const { cursor } = reader;
       const stretch = reader.stretch(cursor);
-      if (!stretch.until) return;
+      // Where it may have had other topics, it is not known what it was owed.
+      if (!stretch.until || (stretch.since && compareIds(cursor, stretch.since) < 0)) return;
       const { position, gap } = await this.log.reach(reader.record, cursor);
       // What is gone was owed: that is to be said.
       if (gap) return;
@@ -31,11 +32,11 @@ export class Owed {
     }
   }
 
-  /** @returns where the entries of a long history begin under which nothing is owed */
-  async unowed(reader: Reader): Promise<readonly EventId[]> {
+  /** @returns the entries of a long history under which nothing is owed */
+  async unowed(reader: Reader): Promise<ReadonlySet<Subscriptions>> {
     const { record, user } = reader;
     const { subscriptions } = record;
-    const unowed: EventId[] = [];
+    const unowed = new Set<Subscriptions>();
     if (subscriptions.length < LONG) return unowed;
     for (const [index, entry] of subscriptions.slice(0, -1).entries()) {
       const { from, topics } = entry;
@@ -45,7 +46,7 @@ export class Owed {
       const { events, through } = await this.log.read({ after: from, until, topics, user, limit: 1 });
       const isRead = until !== undefined && compareIds(through, until) >= 0 && compareIds(from, this.log.floor) >= 0;
       if (events.length > 0 || !isRead) this.owing.add(entry);
-      else unowed.push(from);
+      else unowed.add(entry);
       await new Promise(setImmediate);
     }
     return unowed;

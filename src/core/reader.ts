@@ -115,7 +115,7 @@ export class Reader {
   /** A connection has ended that has sent this, and the client has not confirmed it. */
   keepSent(sent: readonly Sent[]): void {
     if (this.sent.length === 0 && sent.length === 0) return;
-    this.sent = withAllSent(sentWithin(this.sent, { after: this.cursor, through: END }), sent);
+    this.sent = withAllSent(sentWithin(this.sent, { after: this.confirmed, through: END }), sent);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

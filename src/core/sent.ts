@@ -1,4 +1,4 @@
-import { compareIds, type EventId, earlierOf, laterOf } from "./id.js";
+import { compareIds, type EventId, earlierOf, laterOf, ZERO } from "./id.js";
 import { type Drop, earlierMoment, isDroppedAt, isSame, laterMoment, LIVE, type Moment, NEVER } from "./moment.js";
 
 /** Of the log: what comes after `after`, up to and with `through`. */
@@ -13,12 +13,13 @@ export interface Stretch {
  * between two moments: see `momentOf`.
  */
 export interface Sent extends Stretch {
+  /** `NEVER`: the client was sent nothing of it. */
   readonly earliest: Moment;
   /** `NEVER`: it is not known whether the client was sent any of it. */
   readonly latest: Moment;
 }
 
-/** How many stretches are remembered for a client. Beyond, the oldest two become one, in which less is known. */
+/** How many stretches are remembered for a client. Beyond, two old ones become one, of which less is known. */
 const MAX_STRETCHES = 32;
 
 /**
@@ -31,7 +32,7 @@ export function isSent(stretches: readonly Sent[], id: EventId, drop: Drop): boo
     const { after, through, earliest, latest } = stretches[index] as Sent;
     if (compareIds(id, through) > 0) return false;
     if (compareIds(id, after) <= 0) continue;
-    if (isDroppedAt(drop, earliest)) return false;
+    if (isSame(earliest, NEVER) || isDroppedAt(drop, earliest)) return false;
     return isSame(latest, NEVER) || isDroppedAt(drop, latest) ? undefined : true;
   }
   return false;
@@ -67,18 +68,18 @@ export function sentWithin(stretches: readonly Sent[], { after, through }: Stret
 }
 
 /**
- * A stretch that a client says to have, as far as it is known how it was sent.
+ * What a client has received that says to have everything up to the end of a stretch, as far as it is known how it was sent.
  * @param stretches what it was sent
  * @param latest the moment of now: of the rest, the client may have what was dropped before, or not
  */
 export function claimed(stretches: readonly Sent[], { after, through }: Stretch, latest: Moment): readonly Sent[] {
   const rest = { after, through, earliest: LIVE, latest };
-  const known = sentWithin(stretches, rest);
+  const known = sentWithin(stretches, { after: ZERO, through });
   const unknown: Sent[] = [];
   let reached = after;
   for (const stretch of known) {
     unknown.push({ ...rest, after: reached, through: stretch.after });
-    reached = stretch.through;
+    reached = laterOf(reached, stretch.through);
   }
   return withAllSent(known, [...unknown, { ...rest, after: reached }]);
 }
@@ -130,13 +131,17 @@ function joined(stretches: readonly Sent[]): Sent[] {
 
 function bounded(stretches: Sent[]): Sent[] {
   while (stretches.length > MAX_STRETCHES) {
-    const [first, second] = stretches as [Sent, Sent];
-    const isWhole = compareIds(first.through, second.after) === 0;
-    const moments = isWhole
-      ? { earliest: earlierMoment(first.earliest, second.earliest), latest: laterMoment(first.latest, second.latest) }
-      : // Between the two, the client was not sent what matched.
-        { earliest: LIVE, latest: NEVER };
-    stretches.splice(0, 2, { after: first.after, through: second.through, ...moments });
+    const touches = ({ through }: Sent, index: number): boolean => {
+      const next = stretches[index + 1];
+      return next !== undefined && compareIds(through, next.after) === 0;
+    };
+    // Where two are apart, nothing was sent between them: less is known of what covers that, too.
+    const index = stretches.findIndex(touches);
+    const at = Math.max(index, 0);
+    const [first, second] = stretches.slice(at, at + 2) as [Sent, Sent];
+    const earliest = index < 0 ? LIVE : earlierMoment(first.earliest, second.earliest);
+    const latest = index < 0 ? NEVER : laterMoment(first.latest, second.latest);
+    stretches.splice(at, 2, { after: first.after, through: second.through, earliest, latest });
   }
   return stretches;
 }

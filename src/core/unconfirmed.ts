@@ -18,6 +18,9 @@ export class Unconfirmed {
 
   /** As `sent`, up to an id. */
   sentUpTo(id: EventId, position: EventId): readonly Sent[] {
+    const { read, liveAfter } = this;
+    // Mostly, all of it was sent live.
+    if (liveAfter && read.length === 0) return [{ after: liveAfter, through: id, earliest: LIVE, latest: LIVE }];
     return sentWithin(this.sent(position), { after: ZERO, through: id });
   }
 
@@ -30,6 +33,11 @@ export class Unconfirmed {
     const known = since ? laterOf(after, earlierOf(through, since)) : after;
     this.read = withSent(this.read, { after, through: known, earliest: LIVE, latest: NEVER });
     this.read = withSent(this.read, { ...sent, after: known });
+  }
+
+  /** A stretch was passed over: what the log had of it is lost, or the client has asked for what comes later. */
+  skip(after: EventId, through: EventId): void {
+    this.read = withSent(this.read, { after, through, earliest: NEVER, latest: NEVER });
   }
 
   /** From now on, events are sent as they are published. */

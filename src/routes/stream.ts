@@ -1,7 +1,7 @@
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Since } from "../core/log.js";
+import type { Reach, Since } from "../core/log.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
 import { closeWithin } from "../core/notice.js";
@@ -74,11 +74,11 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
   async function prepared(
     client: () => Promise<string>,
     since: Since | undefined,
-  ): Promise<{ id: string; gap: boolean }> {
+  ): Promise<{ id: string; told: Reach }> {
     const id = await client();
-    const { gap } = await startup.relay.connections.preview(id, since);
+    await startup.relay.clients.get(id);
     limits.connection(id);
-    return { id, gap };
+    return { id, told: await startup.relay.connections.preview(id, since) };
   }
 
   async function stream(request: FastifyRequest, reply: FastifyReply, client: () => Promise<string>): Promise<void> {
@@ -88,7 +88,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     const format = requestedFormat(request.query as ConnectionQuery) ?? formats.raw;
     const since = requestedSince(request);
     const release = limits.connect(request);
-    const { id, gap } = await prepared(client, since).catch((error: unknown) => {
+    const { id, told } = await prepared(client, since).catch((error: unknown) => {
       release();
       throw error;
     });
@@ -104,7 +104,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
       connection: "close",
       // Proxies that buffer (nginx) would hold events back.
       "x-accel-buffering": "no",
-      ...(gap ? { "relay-gap": "true" } : {}),
+      ...(told.gap ? { "relay-gap": "true" } : {}),
     });
     // Who has closed its half does not read either.
     socket.once("end", () => response.destroy());
@@ -113,7 +113,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     if (framing.start) response.write(framing.start);
     const sink = new StreamSink(response, socket, framing.idle);
     const connection = await startup.relay.connections
-      .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
+      .open(id, sink, framing.encoders[format.name], { since, told })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
     if (!connection) {
       response.end();

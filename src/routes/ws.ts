@@ -1,6 +1,8 @@
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
+import type { ClientId } from "../core/client.js";
+import type { Reach } from "../core/log.js";
 import { REVOKED } from "../core/notice.js";
 import { Wheel } from "../core/wheel.js";
 import { chooseSubprotocol, formats } from "../formats/index.js";
@@ -18,11 +20,16 @@ import { HttpError } from "./problems.js";
 import { SocketSession } from "./session.js";
 import { socketEncoders } from "./socket.js";
 
-/** Upgrade requests whose response says `Relay-Gap: true`. */
-const gaps = new WeakSet<IncomingMessage>();
+/** The clients of requests that are about to be connections, and where they go on. */
+const arrivals = new WeakMap<IncomingMessage, Arrival>();
+
+interface Arrival {
+  readonly id: ClientId;
+  readonly reach: Reach;
+}
 
 export function gapHeader(headers: string[], request: IncomingMessage): void {
-  if (gaps.has(request)) headers.push("Relay-Gap: true");
+  if (arrivals.get(request)?.reach.gap) headers.push("Relay-Gap: true");
 }
 
 /** `/ws/ID`, `/ws` and `/echo`. */
@@ -32,8 +39,11 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     throw new HttpError(426, "this is a WebSocket: connect with a WebSocket client", { upgrade: "websocket" });
   };
 
-  /** The clients of requests that are about to be connections. */
-  const clients = new WeakMap<FastifyRequest, string>();
+  const run = (socket: WebSocket, request: FastifyRequest, otherwise: Format, inLobby: boolean): void => {
+    const encoder = socketEncoders[chosenFormat(request, otherwise).name];
+    const { id, reach } = arrivals.get(request.raw) as Arrival;
+    new SocketSession(context, socket, request, encoder, inLobby).run(id, reach);
+  };
 
   app.route<{ Params: { id: string }; Querystring: ConnectionQuery }>({
     method: "GET",
@@ -43,21 +53,15 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     preHandler: async (request) => {
       const id = clientIdOf(request.params.id) ?? "";
       const { since } = connectionOptions(request);
-      if ((await startup.relay.connections.preview(id, since)).gap) gaps.add(request.raw);
-      if (request.ws) {
-        limits.connection(id);
-        limits.connect(request);
-      }
-      clients.set(request, id);
+      const { clients, connections } = startup.relay;
+      await clients.get(id);
+      if (!request.ws) return;
+      limits.connection(id);
+      limits.connect(request);
+      arrivals.set(request.raw, { id, reach: await connections.preview(id, since) });
     },
     handler: plain,
-    wsHandler: (socket, request) => {
-      const encoder = socketEncoders[chosenFormat(request, formats.raw).name];
-      new SocketSession(context, socket, request, encoder, false).run(
-        clients.get(request) ?? "",
-        gaps.has(request.raw),
-      );
-    },
+    wsHandler: (socket, request) => run(socket, request, formats.raw, false),
   });
 
   app.route<{ Querystring: ConnectionQuery }>({
@@ -71,17 +75,14 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       if (!request.ws) return;
       limits.connect(request);
       const claims = tokenOf(request);
+      const { clients, connections } = startup.relay;
       const { id } = claims
-        ? await startup.relay.clients.register({ ...claims, ttl, inLobby: true })
-        : await startup.relay.clients.registerAnonymous(ttl, keyOf(request)?.name);
-      if ((await startup.relay.connections.preview(id, since)).gap) gaps.add(request.raw);
-      clients.set(request, id);
+        ? await clients.register({ ...claims, ttl, inLobby: true })
+        : await clients.registerAnonymous(ttl, keyOf(request)?.name);
+      arrivals.set(request.raw, { id, reach: await connections.preview(id, since) });
     },
     handler: plain,
-    wsHandler: (socket, request) => {
-      const encoder = socketEncoders[chosenFormat(request, formats.json).name];
-      new SocketSession(context, socket, request, encoder, true).run(clients.get(request) ?? "", gaps.has(request.raw));
-    },
+    wsHandler: (socket, request) => run(socket, request, formats.json, true),
   });
 
   /** Those of `/echo` by the names of their keys: they have no client that could be removed. */

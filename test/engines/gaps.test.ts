@@ -15,10 +15,12 @@ async function isGapKnown(stage: Stage): Promise<boolean> {
   return (await stage.relay.connections.preview(stage.id)).gap;
 }
 
-async function openRaw(stage: Stage, gapSaid = false): Promise<Opened> {
+async function openRaw(stage: Stage, isTold = false): Promise<Opened> {
   const sink = new MemorySink();
   const raw: Encoder = lineEncoders.raw;
-  const connection = await stage.relay.connections.open(stage.id, sink, raw, { gapSaid });
+  const connection = await stage.relay.connections.open(stage.id, sink, raw, {
+    told: isTold ? await stage.relay.connections.preview(stage.id) : undefined,
+  });
   await turns(20);
   return { sink, connection };
 }
