@@ -28,16 +28,16 @@ export function firstKept(subscriptions: readonly Subscriptions[]): number {
   return 0;
 }
 
-/** By entry, and with the one before it. */
-const growths = new WeakMap<Subscriptions, { readonly before: Subscriptions; readonly bytes: number }>();
+/** By the entry before: as that goes first, none is kept for it. */
+const growths = new WeakMap<Subscriptions, { readonly entry: Subscriptions; readonly bytes: number }>();
 
 /** Bytes that subscriptions take besides those before them. Found out once, as each change adds up all of them. */
 export function growthAt(subscriptions: readonly Subscriptions[], index: number): number {
   const [before, entry] = subscriptions.slice(index - 1, index + 1) as [Subscriptions, Subscriptions];
-  let growth = growths.get(entry);
-  if (growth?.before !== before) {
-    growth = { before, bytes: bytesBesides(entry.topics, before.topics) };
-    growths.set(entry, growth);
+  let growth = growths.get(before);
+  if (growth?.entry !== entry) {
+    growth = { entry, bytes: bytesBesides(entry.topics, before.topics) };
+    growths.set(before, growth);
   }
   return growth.bytes;
 }

@@ -118,7 +118,8 @@ test("what a client says to have, it was sent as far as that is known; the rest 
   expect([1, 5].map((event) => isSent(received, id(event), {}))).toEqual([true, true]);
   expect(isSent(received, id(5), { at: 51 })).toBe(true);
   expect(isSent(received, id(7), {})).toBe(false);
-  expect(claimed([sent], { after: id(6), through: id(6) }, moment(50))).toEqual([]);
+  expect(claimed([sent], { after: id(6), through: id(6) }, moment(50))).toEqual([sent]);
+  expect(claimed([], { after: id(6), through: id(5) }, moment(50))).toEqual([]);
 });
 
 test("where it is not known whether anything was sent, nothing is said of what was not dropped either", () => {
