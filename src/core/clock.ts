@@ -1,9 +1,5 @@
-/**
- * Milliseconds by which the wall clock and the monotonic one may move apart between two looks at them, and by which ids may
- * be ahead at a start, without being taken for a clock that was set.
- */
+/** Milliseconds by which the wall clock and the monotonic one may move apart without being taken for a clock that was set. */
 const STEP = 1000;
-const AHEAD = 2000;
 
 /**
  * The relay's clock: the one on the wall, except that it never goes back. When the wall clock is set back, this one goes on,
@@ -13,12 +9,13 @@ const AHEAD = 2000;
 export class Clock {
   /** The wall clock at the last look, Unix milliseconds. */
   wall: number;
-  private steady: number;
   private offset: number;
   private last: number;
+  /** Both clocks when the wall clock was set last: small steps add up. */
+  private since: { readonly wall: number; readonly steady: number };
 
   /**
-   * @param reached Unix milliseconds that this clock had reached before
+   * @param reached Unix milliseconds that this clock has reached by now
    * @param readWall the wall clock
    * @param readSteady a clock that nobody sets, in milliseconds
    */
@@ -28,9 +25,8 @@ export class Clock {
     private readonly readSteady = (): number => performance.now(),
   ) {
     this.wall = readWall();
-    this.steady = readSteady();
-    const ahead = reached - this.wall;
-    this.offset = ahead > AHEAD ? ahead : 0;
+    this.since = { wall: this.wall, steady: readSteady() };
+    this.offset = Math.max(0, reached - this.wall);
     this.last = this.wall + this.offset;
   }
 
@@ -40,11 +36,13 @@ export class Clock {
     // Most calls come in the same millisecond as the one before.
     if (wall === this.wall) return this.last;
     const steady = this.readSteady();
-    const set = wall - this.wall - (steady - this.steady);
+    const set = wall - this.since.wall - (steady - this.since.steady);
     // A machine that was suspended looks as if its clock was set forward: without an offset, that is the time.
-    if (Math.abs(set) > STEP) this.offset = Math.max(0, this.offset - Math.round(set));
+    if (Math.abs(set) > STEP) {
+      this.offset = Math.max(0, this.offset - Math.round(set));
+      this.since = { wall, steady };
+    }
     this.wall = wall;
-    this.steady = steady;
     this.last = Math.max(this.last, wall + this.offset);
     return this.last;
   }

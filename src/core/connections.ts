@@ -11,6 +11,8 @@ import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
+import { withoutTrimmed } from "./sent.js";
+import { allInTurns } from "./turns.js";
 import { Wheel } from "./wheel.js";
 
 export interface ConnectionSettings {
@@ -45,6 +47,8 @@ export class Connections {
   private readonly shared: Shared;
   private readonly backlog: Backlog;
   private readonly moved = new Map<ClientId, Progress>();
+  /** Those that are about to be, by their clients. */
+  private readonly opening = new Map<ClientId, Promise<Connection>>();
   private readonly timer: NodeJS.Timeout;
   private stopped = false;
 
@@ -91,10 +95,26 @@ export class Connections {
    * @throws {RelayError} not_found
    */
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
+    // Of one client, one after the other: each finds the one before open, and closes it.
+    const before = this.opening.get(id);
+    const connection = (async () => {
+      await before?.catch(() => undefined);
+      return this.openNext(id, sink, encoder, options);
+    })();
+    this.opening.set(id, connection);
+    try {
+      return await connection;
+    } finally {
+      if (this.opening.get(id) === connection) this.opening.delete(id);
+    }
+  }
+
+  private async openNext(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions): Promise<Connection> {
     const { since, manualAck = false, told } = options;
     await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
-    this.release(id);
+    const replaced = this.registry.get(id);
+    if (replaced) this.registry.release(replaced, REPLACED);
     const { position, gap } = await this.claim(id, since, told);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
@@ -121,7 +141,6 @@ export class Connections {
     if (reader.connection !== connection) return;
     connection.closedBy(code);
     this.registry.detach(reader);
-    // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
     await this.clients.park(reader);
   }
@@ -141,18 +160,13 @@ export class Connections {
     this.shared.pings.stop();
     this.shared.beats.stop();
     await this.keepProgress();
-  }
-
-  private release(id: ClientId): void {
-    const reader = this.registry.get(id);
-    if (reader) this.registry.release(reader, REPLACED);
+    // They are away from here on, whatever their other ends do; and no time passes for them while the relay is down.
+    await allInTurns(readers, (reader) => this.clients.park(reader, true));
   }
 
   private async claim(id: ClientId, since: Since | undefined, told: Reach | undefined): Promise<Reach> {
     try {
       const reach = told ?? (await this.preview(id, since));
-      // Another connection may have come meanwhile.
-      this.release(id);
       // It may go back: how far it was before is known to `update`, and not to be noted after that.
       this.moved.delete(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
@@ -175,9 +189,9 @@ export class Connections {
     if (!cursor) return { position: this.log.head, gap: true };
     const placed = withPosition(record, cursor, this.log.head);
     const { position, gap } = await this.log.reach(placed, placed.cursor);
-    // To go back may be more than can be kept; and it does not bring back what is lost of a client's history.
-    const isLost = compareIds(cursor, record.cursor) < 0 && lostEnd(placed) !== undefined;
-    return { position, gap: gap || isLost || compareIds(placed.cursor, cursor) !== 0 };
+    // Of its history, something may be lost further on; and to go back may be more than can be kept.
+    const isLess = lostEnd(placed) !== undefined || compareIds(placed.cursor, cursor) !== 0;
+    return { position, gap: gap || isLess };
   }
 
   /** Up to where a client says that it has everything; not beyond what the log has given out. */
@@ -202,6 +216,7 @@ export class Connections {
   private note(reader: Reader): void {
     reader.noted = reader.cursor;
     this.registry.prune(reader);
+    reader.received = withoutTrimmed(reader.received, this.log.floor);
     const { cursor, confirmed, received, sent } = reader;
     this.moved.set(reader.id, { cursor, confirmed, received, sent });
   }

@@ -19,8 +19,11 @@ export interface Sent extends Stretch {
   readonly latest: Moment;
 }
 
+/** As many stretches stay as they are. */
+const FEW = 3;
+
 /** How many stretches are remembered for a client. Beyond, two old ones become one, of which less is known. */
-const MAX_STRETCHES = 32;
+const MAX_STRETCHES = 16;
 
 /**
  * Whether a client was sent an event that matched it, as far as the stretches tell.
@@ -55,6 +58,16 @@ export function withSent(stretches: readonly Sent[], more: Sent): readonly Sent[
 /** The stretches with others. */
 export function withAllSent(stretches: readonly Sent[], more: readonly Sent[]): readonly Sent[] {
   return more.reduce(withSent, stretches);
+}
+
+/** The stretches as long as receipts ask for them: of those up to the log's floor, nothing is known any more. */
+export function withoutTrimmed(stretches: readonly Sent[], floor: EventId): readonly Sent[] {
+  if (stretches.length <= FEW) return stretches;
+  const index = stretches.findLastIndex(({ through }) => compareIds(through, floor) <= 0);
+  const [first, last] = [stretches[0], stretches[index]];
+  if (!first || !last || first === last) return stretches;
+  const trimmed = { after: first.after, through: last.through, earliest: LIVE, latest: NEVER };
+  return [trimmed, ...stretches.slice(index + 1)];
 }
 
 /** What of the stretches lies within another one. */

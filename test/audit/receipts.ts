@@ -10,7 +10,7 @@ import { matchesAny } from "./topics.js";
 const NOTICED_WITHIN = 1500;
 
 /** So many separate stretches of a client may be too many to tell their states (docs/PROTOCOL.md, section 4). */
-const MANY_STRETCHES = 25;
+const MANY_STRETCHES = 12;
 
 interface Receipt {
   readonly topic: string;

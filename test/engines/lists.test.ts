@@ -6,7 +6,6 @@ import { type ClientRecord, topicsOf, withCursor, withPosition, withTopics } fro
 import { type EventId, ZERO } from "../../src/core/id.js";
 import { withAllow } from "../../src/core/narrowing.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
-import { LIVE } from "../../src/core/moment.js";
 import { Relay } from "../../src/core/relay.js";
 import { takeTurns } from "../../src/core/turns.js";
 import { Audiences } from "../../src/engines/lmdb/audiences.js";
@@ -335,7 +334,7 @@ class Disk {
   }
 
   private async restart(): Promise<void> {
-    const { clients, lists } = await restoreClients(this.root, this.tables, LIVE, UPTIME, UNOBSERVED);
+    const { clients, lists } = await restoreClients(this.root, this.tables, UPTIME, UNOBSERVED);
     const found = new Map([...clients.all()].map((record) => [record.id, record]));
     expect([...found.keys()].toSorted()).toEqual([...this.committed.keys()].toSorted());
     for (const [id, record] of this.committed) expect(kept(found.get(id) as ClientRecord)).toEqual(kept(record));

@@ -4,7 +4,6 @@ import { type ClientRecord, withCursor } from "../../src/core/client.js";
 import type { Once } from "../../src/core/engine.js";
 import { type EventId, ZERO } from "../../src/core/id.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
-import { LIVE } from "../../src/core/moment.js";
 import { Relay } from "../../src/core/relay.js";
 import { takeTurns } from "../../src/core/turns.js";
 import { Audiences } from "../../src/engines/lmdb/audiences.js";
@@ -74,7 +73,7 @@ test("progress that came while a commit failed is not written over with what was
   const root = await openDirectory(temporaryDirectory(), UNOBSERVED);
   onTestFinished(() => root.close());
   const tables = openTables(root);
-  const { lists } = await restoreClients(root, tables, LIVE, UPTIME, UNOBSERVED);
+  const { lists } = await restoreClients(root, tables, UPTIME, UNOBSERVED);
   const writer = new Writer(
     tables,
     new LogReader(tables, () => ZERO, ZERO),
@@ -94,7 +93,7 @@ test("progress that came while a commit failed is not written over with what was
   const changes = new Changes();
   await takeTurns(writer.write(changes, all));
   await changes.commit(root);
-  const { clients } = await restoreClients(root, tables, LIVE, UPTIME, UNOBSERVED);
+  const { clients } = await restoreClients(root, tables, UPTIME, UNOBSERVED);
   expect(clients.get(id)?.cursor).toEqual(at(20));
 });
 

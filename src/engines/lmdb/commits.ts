@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ClientId } from "../../core/client.js";
 import { RelayError } from "../../core/errors.js";
-import { compareIds, type EventId } from "../../core/id.js";
+import { type EventId, formatId } from "../../core/id.js";
 import { Group, type NewKey } from "./group.js";
 
 /** Milliseconds until a commit that failed is tried again. */
@@ -68,9 +68,8 @@ export class Commits {
 
   /** Whether an event was replaced, and that is not safe yet. */
   isReplaced(id: EventId): boolean {
-    const holds = ({ replaced }: Group): boolean =>
-      [...replaced.keys()].some((event) => compareIds(event.id, id) === 0);
-    return this.newest(holds) !== undefined;
+    const name = formatId(id);
+    return this.newest(({ replaced }) => replaced.has(name)) !== undefined;
   }
 
   /** Resolves when everything of an idempotency key is safe. @throws {RelayError} unavailable */

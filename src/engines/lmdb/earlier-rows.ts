@@ -2,7 +2,7 @@ import type { ClientRecord, Progress } from "../../core/client.js";
 import type { Narrowing } from "../../core/narrowing.js";
 import { before, compareIds, END, type EventId, ZERO } from "../../core/id.js";
 import { LIVE, type Moment } from "../../core/moment.js";
-import { type Sent, sentWithin, type Stretch } from "../../core/sent.js";
+import { type Sent, sentWithin, type Stretch, withAllSent } from "../../core/sent.js";
 import type { Ref } from "./lists.js";
 import type { Tombstone } from "./records.js";
 
@@ -64,9 +64,15 @@ function asItIs(names: Ref): readonly string[] {
   return names as readonly string[];
 }
 
-/** What was received but for an event, which passed the client by. */
-export function withoutEvent(received: readonly Sent[], id: EventId): readonly Sent[] {
-  return without(received, { after: before(id), through: id });
+/** What was received but for events that passed the client by. @param ids in their order */
+export function withoutEvents(received: readonly Sent[], ids: readonly EventId[]): readonly Sent[] {
+  let result: readonly Sent[] = [];
+  let after = ZERO;
+  for (const id of [...ids, END]) {
+    result = withAllSent(result, sentWithin(received, { after, through: before(id) }));
+    after = id;
+  }
+  return result;
 }
 
 function without(received: readonly Sent[], { after, through }: Stretch): readonly Sent[] {

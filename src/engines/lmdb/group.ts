@@ -1,12 +1,18 @@
 import type { ClientId, ClientRecord } from "../../core/client.js";
 import type { Matched } from "../../core/engine.js";
 import type { Event } from "../../core/event.js";
-import type { EventId } from "../../core/id.js";
+import { type EventId, formatId } from "../../core/id.js";
 import type { Tombstone } from "./records.js";
 
 export interface NewEvent {
   readonly event: Event;
   readonly matched: readonly Matched[];
+}
+
+/** An event, and what has taken its place. */
+export interface Replaced {
+  readonly event: Event;
+  readonly by: EventId;
 }
 
 /** An idempotency key as a row. */
@@ -24,8 +30,8 @@ const USER_SIZE = 128;
 /** What one commit makes safe: everything that came while the one before was under way. */
 export class Group {
   readonly events: NewEvent[] = [];
-  /** Events that were replaced, and the ids of those that took their places. */
-  readonly replaced = new Map<Event, EventId>();
+  /** Events that were replaced, by their ids, and the ids of those that took their places. */
+  readonly replaced = new Map<string, Replaced>();
   /** Clients as they are now. */
   readonly clients = new Map<ClientId, ClientRecord>();
   readonly gone = new Map<ClientId, Tombstone>();
@@ -63,13 +69,18 @@ export class Group {
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
     this.events.push({ event, matched });
     this.size += event.message.length + (event.users?.length ?? 0) * USER_SIZE;
-    if (replaces) this.replaced.set(replaces, event.id);
+    if (replaces) this.replace(replaces, event.id);
+  }
+
+  replace(event: Event, by: EventId): void {
+    const id = formatId(event.id);
+    if (!this.replaced.has(id)) this.replaced.set(id, { event, by });
   }
 
   /** Takes over all that a later group has. */
   add(later: Group): void {
     for (const event of later.events) this.events.push(event);
-    for (const [event, by] of later.replaced) this.replaced.set(event, by);
+    for (const { event, by } of later.replaced.values()) this.replace(event, by);
     for (const record of later.clients.values()) this.putClient(record);
     for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
     for (const record of later.moved.values()) this.moveClient(record);

@@ -1,7 +1,7 @@
 import type { RootDatabase } from "lmdb";
 import { Clock } from "../../core/clock.js";
 import { RelayError } from "../../core/errors.js";
-import { type EventId, laterOf, ZERO } from "../../core/id.js";
+import { type EventId, laterOf } from "../../core/id.js";
 import { type Loading, UNOBSERVED } from "../../core/loading.js";
 import { type Retention, Window } from "../../core/window.js";
 import { LocalEngine } from "../local.js";
@@ -61,10 +61,9 @@ async function load(
 ): Promise<LocalEngine> {
   const bytesOfLog = tables.meta.get(META);
   const kept = bytesOfLog && (decode(bytesOfLog) as LogState);
-  const clock = new Clock(Math.max(kept?.head.ms ?? 0, kept?.at ?? 0));
+  const clock = new Clock(reachedBy(kept));
   const uptime = new Uptime(clock, kept);
-  const written = { id: kept?.head ?? ZERO, at: clock.now() };
-  const { clients, lists, newest } = await restoreClients(root, tables, written, uptime, loading);
+  const { clients, lists, newest } = await restoreClients(root, tables, uptime, loading);
   const tombstones = await Tombstones.load(tables.gone, loading);
   const state = await begin(root, tables, directory, kept, uptime, newest);
   finishDirectory(directory);
@@ -86,6 +85,15 @@ async function load(
     throw error;
   }
   return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal.keys, journal);
+}
+
+/** What the engine's clock has reached by now: time that no relay ran has passed, too. */
+function reachedBy(kept: LogState | undefined): number {
+  const now = Date.now();
+  if (kept?.at !== undefined && kept.wall !== undefined) return kept.at + Math.max(0, now - kept.wall);
+  // Earlier versions kept no time. Ids are a little ahead after a quick start.
+  const head = kept?.head.ms ?? 0;
+  return head > now + 2 * ID_GAP ? head : 0;
 }
 
 /**

@@ -17,7 +17,7 @@ import { encode, type LogState } from "./records.js";
 import { Changes, META, type Tables } from "./tables.js";
 import type { Tombstones } from "./tombstones.js";
 import { TrimmedTopics } from "./trimmed.js";
-import { Trimmer } from "./trimmer.js";
+import { type Replacements, Trimmer } from "./trimmer.js";
 import type { Uptime } from "./uptime.js";
 import { Writer } from "./writer.js";
 
@@ -122,7 +122,7 @@ export class LmdbJournal implements Journal {
   }
 
   replace(event: Event, by: EventId): void {
-    this.pending.replaced.set(event, by);
+    this.pending.replace(event, by);
   }
 
   putClient(record: ClientRecord, at: EventId): void {
@@ -256,10 +256,10 @@ export class LmdbJournal implements Journal {
   private *prepare(changes: Changes, group: Group): Pieces {
     const renewed = yield* this.writer.write(changes, group);
     yield* this.keys.write(changes, group);
-    yield* this.drop(changes, group.events.length, renewed);
+    yield* this.drop(changes, group.events.length, { renewed, replaced: group.replaced });
   }
 
-  private *drop(changes: Changes, events: number, renewed: ReadonlySet<string>): Pieces {
+  private *drop(changes: Changes, events: number, replacements: Replacements): Pieces {
     const now = this.uptime.clock.now();
     const { count, bytes, age } = this.retention;
     this.written += changes.bytes;
@@ -269,7 +269,7 @@ export class LmdbJournal implements Journal {
     this.trimmedAt = now;
     this.written = 0;
     const budget = TRIM_BUDGET + events * 2;
-    this.trimDue = yield* trimmer.trim(changes, now, budget, renewed);
+    this.trimDue = yield* trimmer.trim(changes, now, budget, replacements);
     this.window.dropThrough(this.floor);
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);

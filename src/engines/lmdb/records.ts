@@ -134,7 +134,6 @@ export function decodeProgress(bytes: Buffer): KeptProgress {
 }
 
 /**
- * @param written by then the row was written
  * @param listOf the list that is referred to
  * @throws {SyntaxError | TypeError} not what `encodeClient` made; and as `listOf`
  */
@@ -142,7 +141,6 @@ export function decodeClient(
   id: ClientId,
   client: string,
   progress: KeptProgress,
-  written: Moment,
   listOf: (ref: Ref) => readonly string[],
   uptime: Uptime,
 ): ClientRecord {
@@ -173,7 +171,7 @@ export function decodeClient(
       narrowedBefore(more, listOf),
     node: NOBODY,
   };
-  return progress.received ? record : withEarlier(record, more, written);
+  return progress.received ? record : withEarlier(record, more, uptime.upgraded);
 }
 
 /** @param other the moment that it mostly is */

@@ -1,12 +1,11 @@
 import type { RootDatabase } from "lmdb";
 import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import type { ClientId } from "../../core/client.js";
-import type { Moment } from "../../core/moment.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
 import { ClientTable } from "../client-table.js";
 import { clientOf, ID_BYTES, readId } from "./bytes.js";
-import { withoutEvent } from "./earlier-rows.js";
+import { withoutEvents } from "./earlier-rows.js";
 import { Lists } from "./lists.js";
 import { decodeClient, decodeProgress } from "./records.js";
 import { countOf, openClients, piecesOf, type Tables } from "./tables.js";
@@ -19,11 +18,10 @@ export interface RestoredClients {
   readonly newest: EventId;
 }
 
-/** Reads all clients into memory. @param written by then they were written */
+/** Reads all clients into memory. */
 export async function restoreClients(
   root: RootDatabase<Buffer, Buffer>,
   tables: Tables,
-  written: Moment,
   uptime: Uptime,
   loading: Loading,
 ): Promise<RestoredClients> {
@@ -46,7 +44,7 @@ export async function restoreClients(
       while (!next.done && next.value.key < key) next = progress.next();
       if (next.done || next.value.key !== key) continue;
       const earlier = next.value.value.received ? undefined : key;
-      const record = uptime.unsure(decodeClient(key, value, next.value.value, written, restoring.listOf, uptime));
+      const record = uptime.unsure(decodeClient(key, value, next.value.value, restoring.listOf, uptime));
       if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
@@ -68,12 +66,20 @@ async function restoreMissed(
   turns: Turns,
 ): Promise<void> {
   if (old.size === 0) return;
+  const events = new Map<ClientId, EventId[]>();
   for (const piece of piecesOf(missed)) {
     for (const { key } of piece) {
-      const record = clients.get(clientOf(key.subarray(ID_BYTES)));
-      if (record && old.has(record.id))
-        clients.replace({ ...record, received: withoutEvent(record.received, readId(key)) });
+      const client = clientOf(key.subarray(ID_BYTES));
+      if (!old.has(client)) continue;
+      const ids = events.get(client);
+      if (ids) ids.push(readId(key));
+      else events.set(client, [readId(key)]);
     }
+    if (turns.over) await turns.rest();
+  }
+  for (const [client, ids] of events) {
+    const record = clients.get(client);
+    if (record) clients.replace({ ...record, received: withoutEvents(record.received, ids) });
     if (turns.over) await turns.rest();
   }
 }

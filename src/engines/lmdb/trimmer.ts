@@ -1,10 +1,11 @@
 import { type EventHead, isExpired, replacementKey } from "../../core/event.js";
-import { compareIds, type EventId, laterOf } from "../../core/id.js";
+import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
 import type { Retention } from "../../core/window.js";
 import { Block } from "./block.js";
 import { endOf, idKey, readId } from "./bytes.js";
 import { AUDIENCE_LIFE } from "./audiences.js";
+import type { Group } from "./group.js";
 import { replaceableKey } from "./log-reader.js";
 import { BlockPostings } from "./postings.js";
 import { bytesOf, type Changes, LOG_TABLES, RECEIPT_TABLES, rowsOf, type Table, type Tables } from "./tables.js";
@@ -67,10 +68,10 @@ export class Trimmer {
    * Moves the floor over what the retention does not allow, and adds to `changes` what removes that from the tables.
    * @param changes what is written with it
    * @param budget how many rows, about
-   * @param renewed digests that `changes` has newer events for
+   * @param replacements that `changes` brings
    * @returns whether there is more to drop
    */
-  *trim(changes: Changes, now: number, budget: number, renewed: ReadonlySet<string>): Pieces<boolean> {
+  *trim(changes: Changes, now: number, budget: number, { renewed, replaced }: Replacements): Pieces<boolean> {
     this.transaction = Math.max(changes.bytes, this.transaction * 0.99);
     let left = budget;
     let excess = this.excess();
@@ -88,7 +89,7 @@ export class Trimmer {
           this.count--;
         }
         if (index < block.count) break;
-        const removed = this.removeBlock(changes, key, block, { now, renewed });
+        const removed = this.removeBlock(changes, key, block, { now, renewed, replaced });
         excess -= removed.bytes;
         left -= removed.rows;
       } catch {
@@ -124,7 +125,7 @@ export class Trimmer {
   }
 
   /** Removes a block, and notes which readers could still have had its events. @returns what that frees, about */
-  private removeBlock(changes: Changes, key: Buffer, block: Block, at: Moment): { bytes: number; rows: number } {
+  private removeBlock(changes: Changes, key: Buffer, block: Block, at: Removal): { bytes: number; rows: number } {
     const postings = new BlockPostings(block.idAt(0));
     const missed: boolean[] = [];
     for (let index = 0; index < block.count; index++) {
@@ -146,10 +147,14 @@ export class Trimmer {
   }
 
   /** Removes the row by which later events find the one that they replace. @returns whether none has replaced it */
-  private removeReplaceable(changes: Changes, head: EventHead, { renewed }: Moment): boolean {
+  private removeReplaceable(changes: Changes, head: EventHead, { renewed, replaced }: Removal): boolean {
     const replacement = replacementKey(head);
     if (replacement === undefined) return true;
-    if (this.tables.replaced.get(idKey(head.id))) return false;
+    const key = idKey(head.id);
+    if (replaced.has(formatId(head.id)) || this.tables.replaced.get(key)) {
+      changes.remove(this.tables.replaced, key);
+      return false;
+    }
     const digest = replaceableKey(replacement);
     if (renewed.has(digest.toString("latin1"))) return false;
     const newest = this.tables.replaceable.get(digest);
@@ -167,8 +172,7 @@ export class Trimmer {
   /** What belongs to events that are gone. */
   private removeThroughFloor(changes: Changes, budget: number): void {
     const { ms, seq } = this.floor;
-    const end = endOf(idKey(this.floor));
-    for (const name of ["replaced", "missed"] as const) remove(changes, this.tables[name], { end, limit: budget });
+    remove(changes, this.tables.missed, { end: endOf(idKey(this.floor)), limit: budget });
     const unused = idKey({ ms: Math.max(0, ms - AUDIENCE_LIFE), seq });
     remove(changes, this.tables.audiences, { end: unused, limit: budget });
     if (bytesOf(this.tables, RECEIPT_TABLES) <= this.retention.bytes * RECEIPTS) return;
@@ -177,11 +181,18 @@ export class Trimmer {
   }
 }
 
-/** When a block is removed. */
-interface Moment {
-  readonly now: number;
+/** What a commit brings that takes the places of events. */
+export interface Replacements {
   /** Digests that the commit has newer events for. */
   readonly renewed: ReadonlySet<string>;
+  /** Ids of events that were replaced. */
+  readonly replaced: Pick<Group["replaced"], "has">;
+}
+
+/** With which commit, and when, a block is removed. */
+interface Removal extends Replacements {
+  /** Of the engine's clock. */
+  readonly now: number;
 }
 
 /** The oldest rows. */

@@ -17,14 +17,17 @@ interface Crash {
 
 /** What the log's state has of time. All of it is absent where a relay of version 3 or earlier wrote it. */
 export interface UptimeState {
-  /** The engine's clock when this was written. */
+  /** The engine's clock, and the one on the wall, when this was written. */
   readonly at?: number;
+  readonly wall?: number;
   /** Milliseconds that no relay ran, since the log began. */
   readonly down?: number;
   /** Nothing was written after this: the relay ended in order. */
   readonly clean?: boolean | undefined;
   /** The last start after a crash. */
   readonly crashed?: Crash | undefined;
+  /** When the directory came from an earlier version. */
+  readonly upgraded?: Moment | undefined;
 }
 
 /**
@@ -35,6 +38,8 @@ export class Uptime {
   private down: number;
   private readonly started: number;
   private hasBegun = false;
+  /** When the directory came from an earlier version; otherwise before everything. */
+  readonly upgraded: Moment;
   /** The last crash before which the log still has events. */
   private readonly crash: Crash | undefined;
 
@@ -45,6 +50,7 @@ export class Uptime {
   ) {
     const now = clock.now();
     this.started = now;
+    this.upgraded = kept?.upgraded ?? (kept && kept.at === undefined ? { id: kept.head, at: now } : LIVE);
     const { at = now, down = 0, clean = false, crashed } = kept ?? { clean: true };
     this.down = down + Math.max(0, now - at);
     const earlier = kept && crashed && compareIds(kept.floor, crashed.head) < 0 ? crashed : undefined;
@@ -75,7 +81,8 @@ export class Uptime {
 
   /** @param clean whether nothing is written after it */
   state(clean?: true): UptimeState {
-    return { at: this.clock.now(), down: this.down, clean, crashed: this.crash };
+    const { clock, down, crash, upgraded } = this;
+    return { at: clock.now(), wall: clock.wall, down, clean, crashed: crash, upgraded };
   }
 
   /** A client's deadline as it is on disk. @param expiresAt by the engine's clock */

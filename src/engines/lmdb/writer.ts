@@ -1,5 +1,5 @@
 import { type Event, replacementKey } from "../../core/event.js";
-import type { EventId } from "../../core/id.js";
+import { compareIds, type EventId, formatId } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
 import type { Audiences } from "./audiences.js";
 import { encodeBlock, MAX_BYTES, MAX_EVENTS, MAX_ROWS, recordOf } from "./block.js";
@@ -56,12 +56,13 @@ export class Writer {
   private *writeEvents(changes: Changes, { events, replaced }: Group): Pieces<Set<string>> {
     const renewed = new Set<string>();
     let block = new BlockBuilder();
+    const isReplaced = ({ id }: Event): boolean => replaced.size > 0 && replaced.has(formatId(id));
     for (const { event, matched } of events) {
       const record = recordOf(event, yield* this.audiences.keep(changes, event.id, matched));
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
-      block.add(event, record, !replaced.has(event));
+      block.add(event, record, !isReplaced(event));
       yield;
-      const digest = replaced.has(event) ? undefined : digestOf(event);
+      const digest = isReplaced(event) ? undefined : digestOf(event);
       if (!digest) continue;
       changes.put(this.tables.replaceable, digest, idKey(event.id));
       renewed.add(digest.toString("latin1"));
@@ -69,18 +70,17 @@ export class Writer {
     this.finish(changes, block);
     if (replaced.size === 0) return renewed;
     yield* this.writeReplaced(changes, replaced, renewed);
-    const fresh = new Set(events.map(({ event }) => event));
-    const older = [...replaced.keys()].filter((event) => !fresh.has(event));
-    yield* this.unlist(changes, older);
+    const first = events[0]?.event.id;
+    const older = [...replaced.values()].filter(({ event }) => !first || compareIds(event.id, first) < 0);
+    yield* this.unlist(
+      changes,
+      older.map(({ event }) => event),
+    );
     return renewed;
   }
 
-  private *writeReplaced(
-    changes: Changes,
-    replaced: ReadonlyMap<Event, EventId>,
-    renewed: ReadonlySet<string>,
-  ): Pieces {
-    for (const [event, by] of replaced) {
+  private *writeReplaced(changes: Changes, replaced: Group["replaced"], renewed: ReadonlySet<string>): Pieces {
+    for (const { event, by } of replaced.values()) {
       changes.put(this.tables.replaced, idKey(event.id), idKey(by));
       const digest = digestOf(event);
       // What took its place is not kept itself.
