@@ -33,6 +33,7 @@ export class Report {
     receipts: 0,
     states: { confirmed: 0, expired: 0, waiting: 0, sent: 0 } as Record<string, number>,
     absent: 0,
+    absentUnkilled: 0,
     gapsSaid: 0,
   };
   readonly faults = Object.fromEntries(FAULTS.map((kind) => [kind, 0])) as Record<FaultKind, number>;
