@@ -111,7 +111,7 @@ export class Connections {
 
   private async openNext(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions): Promise<Connection> {
     const { since, manualAck = false, told } = options;
-    await this.clients.get(id);
+    if (!told) await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced) this.registry.release(replaced, REPLACED);
