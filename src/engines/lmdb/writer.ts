@@ -56,13 +56,13 @@ export class Writer {
   private *writeEvents(changes: Changes, { events, replaced }: Group): Pieces<Set<string>> {
     const renewed = new Set<string>();
     let block = new BlockBuilder();
-    const isReplaced = ({ id }: Event): boolean => replaced.size > 0 && replaced.has(formatId(id));
     for (const { event, matched } of events) {
       const record = recordOf(event, yield* this.audiences.keep(changes, event.id, matched));
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
-      block.add(event, record, !isReplaced(event));
+      const isReplaced = replaced.size > 0 && event.key !== undefined && replaced.has(formatId(event.id));
+      block.add(event, record, !isReplaced);
       yield;
-      const digest = isReplaced(event) ? undefined : digestOf(event);
+      const digest = isReplaced ? undefined : digestOf(event);
       if (!digest) continue;
       changes.put(this.tables.replaceable, digest, idKey(event.id));
       renewed.add(digest.toString("latin1"));
