@@ -13,6 +13,8 @@ export interface NewEvent {
 export interface Replaced {
   readonly event: Event;
   readonly by: EventId;
+  /** Whether that is kept itself. */
+  readonly isKept: boolean;
 }
 
 /** An idempotency key as a row. */
@@ -69,18 +71,19 @@ export class Group {
   addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
     this.events.push({ event, matched });
     this.size += event.message.length + (event.users?.length ?? 0) * USER_SIZE;
-    if (replaces) this.replace(replaces, event.id);
+    if (replaces) this.replace(replaces, event.id, true);
   }
 
-  replace(event: Event, by: EventId): void {
+  /** @param isKept whether what takes its place is kept */
+  replace(event: Event, by: EventId, isKept: boolean): void {
     const id = formatId(event.id);
-    if (!this.replaced.has(id)) this.replaced.set(id, { event, by });
+    if (!this.replaced.has(id)) this.replaced.set(id, { event, by, isKept });
   }
 
   /** Takes over all that a later group has. */
   add(later: Group): void {
     for (const event of later.events) this.events.push(event);
-    for (const { event, by } of later.replaced.values()) this.replace(event, by);
+    for (const { event, by, isKept } of later.replaced.values()) this.replace(event, by, isKept);
     for (const record of later.clients.values()) this.putClient(record);
     for (const [id, tombstone] of later.gone) this.removeClient(id, tombstone);
     for (const record of later.moved.values()) this.moveClient(record);

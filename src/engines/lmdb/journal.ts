@@ -122,7 +122,7 @@ export class LmdbJournal implements Journal {
   }
 
   replace(event: Event, by: EventId): void {
-    this.pending.replace(event, by);
+    this.pending.replace(event, by, false);
   }
 
   putClient(record: ClientRecord, at: EventId): void {

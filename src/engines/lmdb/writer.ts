@@ -80,10 +80,10 @@ export class Writer {
   }
 
   private *writeReplaced(changes: Changes, replaced: Group["replaced"], renewed: ReadonlySet<string>): Pieces {
-    for (const { event, by } of replaced.values()) {
+    for (const { event, by, isKept } of replaced.values()) {
       changes.put(this.tables.replaced, idKey(event.id), idKey(by));
-      const digest = digestOf(event);
-      // What took its place is not kept itself.
+      // Otherwise the row is that of what took its place.
+      const digest = isKept ? undefined : digestOf(event);
       if (digest && !renewed.has(digest.toString("latin1"))) changes.remove(this.tables.replaceable, digest);
       yield;
     }
