@@ -232,6 +232,16 @@ describe("an event of ttl 0 with a key", () => {
     await stage.crash();
     expect((await stage.connect()).sink.events.map(({ message }) => message)).toEqual([3]);
   });
+
+  test("stands between two that are kept, in one request: the last of them is found by the next", async () => {
+    const stage = await Stage.begin();
+    const draft = { topic: "a", message: "1", key: "k" };
+    await stage.relay.publisher.publish([draft, { ...draft, ttl: 0 }, { ...draft, message: "2" }]);
+    await stage.crash();
+    const last = await stage.publish({ key: "k", message: "3" });
+    expect((await stage.connect()).sink.events.map(({ message }) => message)).toEqual([3]);
+    expect(await stage.state(last)).toBe("sent");
+  });
 });
 
 test("what a client has received of a part of the log that is trimmed is not kept", async () => {
