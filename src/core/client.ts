@@ -136,7 +136,7 @@ export function lostEnd({ subscriptions }: Pick<ClientRecord, "subscriptions">):
 }
 
 /** The index of the subscriptions that hold for what comes after `position`. */
-function indexAt(subscriptions: readonly Subscriptions[], position: EventId): number {
+export function indexAt(subscriptions: readonly Subscriptions[], position: EventId): number {
   return Math.max(
     0,
     subscriptions.findLastIndex(({ from }) => compareIds(from, position) <= 0),
@@ -226,7 +226,7 @@ export function withPosition(record: ClientRecord, position: EventId, at: EventI
     return topics === entry.topics && begin === entry.from ? entry : { ...entry, from: begin, topics };
   });
   // Who goes back again and again has these in the first place already.
-  if (owed[0]?.topics.length === now.length) owed.shift();
+  if (owed[0]?.topics.length === now.length && !owed[0].isLost) owed.shift();
   const subscriptions = [replay, ...owed];
   if (firstKept(subscriptions) > 0) return record;
   return { ...withReplay(record, record.cursor, at), cursor: position, subscriptions };

@@ -176,8 +176,8 @@ export class Clients {
     if (!found) throw notFound();
   }
 
-  /** Starts the clock of a client that has lost its connection. @param isEnding it has one, which is about to end */
-  async park(reader: Reader, isEnding = false): Promise<void> {
+  /** Starts the clock of a client that has lost its connection. */
+  async park(reader: Reader): Promise<void> {
     const { id, ttl } = reader.record;
     const expiresAt = this.engine.now() + ttl * 1000;
     try {
@@ -185,7 +185,7 @@ export class Clients {
         id,
         (record) => {
           // Meanwhile it may have connected again, here or elsewhere.
-          if (record.node !== this.node || (reader.connection && !isEnding)) return record;
+          if (record.node !== this.node || reader.connection) return record;
           return ttl === 0 ? undefined : { ...record, expiresAt };
         },
         false,

@@ -1,5 +1,5 @@
 import type { Backlog } from "./backlog.js";
-import { lostEnd } from "./client.js";
+import { lostEnd, lostUntil } from "./client.js";
 import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
@@ -47,7 +47,7 @@ export class Connection implements ReaderConnection {
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
-  /** A gap up to here was said when the connection began. */
+  /** That the client's history is lost up to here was said when the connection began. */
   private told: EventId | undefined;
   private state: "catching up" | "live" | "closed" = "catching up";
   private readonly outbox: Outbox;
@@ -289,9 +289,10 @@ export class Connection implements ReaderConnection {
 
   /** Goes on after what the log does not have any more. @returns whether there is anyone to go on for */
   private async reach(): Promise<boolean> {
+    const lost = lostUntil(this.reader.record, this.position);
     const { position, gap } = await this.shared.log.reach(this.reader.record, this.position);
     if (!this.isOpen()) return false;
-    const isNews = gap && !(this.told && compareIds(position, this.told) <= 0);
+    const isNews = gap && !(lost && this.told && compareIds(lost, this.told) <= 0);
     if (isNews && !this.notify({ event: "gap", cursor: formatId(position) })) {
       // The format has no words for it. As the cursor stays before the gap, the next connection says it.
       this.close(GAP);

@@ -12,7 +12,6 @@ import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { withoutTrimmed } from "./sent.js";
-import { allInTurns } from "./turns.js";
 import { Wheel } from "./wheel.js";
 
 export interface ConnectionSettings {
@@ -38,8 +37,8 @@ export interface OpenOptions {
   readonly since?: Since | undefined;
   /** Only `ack` moves the cursor. */
   readonly manualAck?: boolean | undefined;
-  /** What `preview` found, when the client has been told of it already. */
-  readonly told?: Reach | undefined;
+  /** The client has been told of a gap that `preview` found. */
+  readonly gapSaid?: boolean | undefined;
 }
 
 /** The side of the relay that clients connect to. */
@@ -110,16 +109,16 @@ export class Connections {
   }
 
   private async openNext(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions): Promise<Connection> {
-    const { since, manualAck = false, told } = options;
-    if (!told) await this.clients.get(id);
+    const { since, manualAck = false, gapSaid = false } = options;
+    await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced) this.registry.release(replaced, REPLACED);
-    const { position, gap } = await this.claim(id, since, told);
+    const { position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
     // A gap that can not be said here is found again by reading from the cursor on.
-    const isSaid = gap && (told !== undefined || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
+    const isSaid = gap && (gapSaid || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
     const start = gap && !isSaid ? reader.cursor : laterOf(position, reader.cursor);
     const connection = new Connection(reader, start, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
@@ -141,6 +140,7 @@ export class Connections {
     if (reader.connection !== connection) return;
     connection.closedBy(code);
     this.registry.detach(reader);
+    // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
     await this.clients.park(reader);
   }
@@ -160,13 +160,11 @@ export class Connections {
     this.shared.pings.stop();
     this.shared.beats.stop();
     await this.keepProgress();
-    // They are away from here on, whatever their other ends do; and no time passes for them while the relay is down.
-    await allInTurns(readers, (reader) => this.clients.park(reader, true));
   }
 
-  private async claim(id: ClientId, since: Since | undefined, told: Reach | undefined): Promise<Reach> {
+  private async claim(id: ClientId, since: Since | undefined): Promise<Reach> {
     try {
-      const reach = told ?? (await this.preview(id, since));
+      const reach = await this.preview(id, since);
       // It may go back: how far it was before is known to `update`, and not to be noted after that.
       this.moved.delete(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
@@ -229,8 +227,7 @@ export class Connections {
     try {
       await this.engine.clients.move(moved);
     } catch {
-      // The next time, then; with what has moved further since.
-      for (const [id, progress] of moved) if (!this.moved.has(id)) this.moved.set(id, progress);
+      // It is taken all the same, and kept as soon as that is possible.
     }
   }
 }

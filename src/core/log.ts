@@ -1,4 +1,4 @@
-import { type ClientRecord, lostUntil } from "./client.js";
+import { type ClientRecord, indexAt, lostUntil } from "./client.js";
 import type { Engine } from "./engine.js";
 import { type Event, isDroppable, userKey } from "./event.js";
 import { compareIds, earlierOf, type EventId, laterOf } from "./id.js";
@@ -75,7 +75,8 @@ export class Log {
     const reached = laterOf(known ?? position, floor);
     if (known) return { position: reached, gap: true };
     // To look at each would be much work, and the oldest is there because something was owed under it.
-    if (compareIds(subscriptions[MANY]?.from ?? floor, floor) < 0) return { position: reached, gap: true };
+    const many = subscriptions[indexAt(subscriptions, position) + MANY];
+    if (many && compareIds(many.from, floor) < 0) return { position: reached, gap: true };
     for (const [index, { from, topics }] of subscriptions.entries()) {
       const after = laterOf(position, from);
       const until = earlierOf(floor, subscriptions[index + 1]?.from ?? floor);

@@ -54,13 +54,14 @@ export function withReplay(record: ClientRecord, through: EventId, at: EventId):
   // As when it goes back again and again.
   const isWithin = last?.after.ms === ZERO.ms && compareIds(through, last.through) <= 0;
   if (isWithin && isSameList(topics, last.topics)) return record;
-  let { received } = record;
+  let { received, sent } = record;
   const narrowed = record.narrowed.flatMap((narrowing) => {
     if (compareIds(narrowing.after, through) >= 0) return narrowing;
     received = received.flatMap((stretch) => withoutKnowledge(stretch, narrowing.at, through));
+    sent = sent.flatMap((stretch) => withoutKnowledge(stretch, narrowing.at, through));
     return compareIds(narrowing.through, through) <= 0 ? [] : { ...narrowing, after: through };
   });
-  return withoutOldest({ ...record, received, narrowed: [...narrowed, { after: ZERO, through, at, topics }] });
+  return withoutOldest({ ...record, received, sent, narrowed: [...narrowed, { after: ZERO, through, at, topics }] });
 }
 
 /** The record without what was taken first, as far as that is too much to be kept. */
@@ -76,6 +77,7 @@ function withoutOldest(record: ClientRecord): ClientRecord {
     narrowed: narrowed.slice(1),
     // Of what was published before and read after it, some may not have been sent.
     received: record.received.flatMap((stretch) => withoutKnowledge(stretch, at, at)),
+    sent: record.sent.flatMap((stretch) => withoutKnowledge(stretch, at, at)),
     subscriptions: record.subscriptions.map((entry) =>
       compareIds(entry.from, at) < 0 ? { ...entry, since: laterOf(entry.since ?? at, at) } : entry,
     ),

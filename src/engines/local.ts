@@ -1,4 +1,4 @@
-import { type ClientRecord, NOBODY } from "../core/client.js";
+import { type ClientId, type ClientRecord, NOBODY } from "../core/client.js";
 import type { Clock } from "../core/clock.js";
 import {
   type Answer,
@@ -23,6 +23,9 @@ import type { ClientTable } from "./client-table.js";
 import { LocalClients } from "./clients.js";
 import type { Journal, Restored } from "./journal.js";
 import type { KeyStore } from "./keys.js";
+
+/** Clients whose deadlines are written with one commit. */
+const FEW = 1000;
 
 /** Clients that are taken over between two reports of the progress. */
 const TELL_EVERY = 1024;
@@ -233,12 +236,27 @@ export class LocalEngine implements Engine {
     const late = this.journal?.begin() ?? 0;
     const now = this.now();
     const of = this.records.size;
+    const undated: ClientId[] = [];
     let done = 0;
     const handOverNext = (record: ClientRecord): void => {
+      if (record.expiresAt === undefined && record.node === NOBODY && record.ttl > 0) undated.push(record.id);
       if (done++ % TELL_EVERY === 0) loading.progress({ step: "taking over clients", done, of });
       this.handOverOne(record, to, now, late);
     };
     await inTurns(this.records.all(), handOverNext, new Turns(loading.signal));
+    // The time of those that had a connection has begun: the next relay is to know that, too.
+    if (undated.length > 0) void this.keepDeadlines(undated).catch(() => undefined);
+  }
+
+  /** A few at a time: there may be a million of them. */
+  private async keepDeadlines(clients: readonly ClientId[]): Promise<void> {
+    for (let at = 0; at < clients.length; at += FEW) {
+      for (const id of clients.slice(at, at + FEW)) {
+        const record = this.records.get(id);
+        if (record?.expiresAt !== undefined) this.journal?.putClient(record, this.last);
+      }
+      await this.journal?.saved();
+    }
   }
 
   /** @param late of `Journal.begin` */

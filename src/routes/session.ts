@@ -3,7 +3,6 @@ import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
-import type { Reach } from "../core/log.js";
 import { FAILED, REMOVED } from "../core/notice.js";
 import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
@@ -50,9 +49,9 @@ export class SocketSession {
 
   /**
    * Listens from the first moment on; what comes before the client is there waits in the inbox.
-   * @param told where the client goes on, as the response to the upgrade request has said
+   * @param gapSaid the response to the upgrade request has told the client of a gap
    */
-  run(client: string, told: Reach): void {
+  run(client: string, gapSaid: boolean): void {
     const { socket } = this;
     socket.on("message", (data, isBinary) => this.receive(data, isBinary));
     socket.on("ping", () => this.connection?.hear());
@@ -62,12 +61,12 @@ export class SocketSession {
     });
     socket.on("error", (error) => this.failed(error));
     socket.on("close", (code) => this.closed(code));
-    void this.open(client, told).catch((error: unknown) => this.fail(error));
+    void this.open(client, gapSaid).catch((error: unknown) => this.fail(error));
   }
 
-  private async open(id: string, told: Reach): Promise<void> {
+  private async open(id: string, gapSaid: boolean): Promise<void> {
     const { context, sink, encoder } = this;
-    const options = { ...connectionOptions(this.request), told };
+    const options = { ...connectionOptions(this.request), gapSaid };
     this.connection = await context.startup.relay.connections.open(id, sink, encoder, options);
     const { readyState, CLOSED, OPEN } = this.socket;
     if (readyState === CLOSED) return this.closed(1006);

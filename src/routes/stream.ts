@@ -1,7 +1,7 @@
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Reach, Since } from "../core/log.js";
+import type { Since } from "../core/log.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
 import { closeWithin } from "../core/notice.js";
@@ -74,11 +74,11 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
   async function prepared(
     client: () => Promise<string>,
     since: Since | undefined,
-  ): Promise<{ id: string; told: Reach }> {
+  ): Promise<{ id: string; gap: boolean }> {
     const id = await client();
     await startup.relay.clients.get(id);
     limits.connection(id);
-    return { id, told: await startup.relay.connections.preview(id, since) };
+    return { id, gap: (await startup.relay.connections.preview(id, since)).gap };
   }
 
   async function stream(request: FastifyRequest, reply: FastifyReply, client: () => Promise<string>): Promise<void> {
@@ -88,7 +88,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     const format = requestedFormat(request.query as ConnectionQuery) ?? formats.raw;
     const since = requestedSince(request);
     const release = limits.connect(request);
-    const { id, told } = await prepared(client, since).catch((error: unknown) => {
+    const { id, gap } = await prepared(client, since).catch((error: unknown) => {
       release();
       throw error;
     });
@@ -104,7 +104,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
       connection: "close",
       // Proxies that buffer (nginx) would hold events back.
       "x-accel-buffering": "no",
-      ...(told.gap ? { "relay-gap": "true" } : {}),
+      ...(gap ? { "relay-gap": "true" } : {}),
     });
     // Who has closed its half does not read either.
     socket.once("end", () => response.destroy());
@@ -113,7 +113,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     if (framing.start) response.write(framing.start);
     const sink = new StreamSink(response, socket, framing.idle);
     const connection = await startup.relay.connections
-      .open(id, sink, framing.encoders[format.name], { since, told })
+      .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
     if (!connection) {
       response.end();

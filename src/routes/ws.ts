@@ -2,7 +2,6 @@ import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
 import type { ClientId } from "../core/client.js";
-import type { Reach } from "../core/log.js";
 import { REVOKED } from "../core/notice.js";
 import { Wheel } from "../core/wheel.js";
 import { chooseSubprotocol, formats } from "../formats/index.js";
@@ -20,16 +19,16 @@ import { HttpError } from "./problems.js";
 import { SocketSession } from "./session.js";
 import { socketEncoders } from "./socket.js";
 
-/** The clients of requests that are about to be connections, and where they go on. */
+/** The clients of requests that are about to be connections, and whether these are to be told of a gap. */
 const arrivals = new WeakMap<IncomingMessage, Arrival>();
 
 interface Arrival {
   readonly id: ClientId;
-  readonly reach: Reach;
+  readonly gap: boolean;
 }
 
 export function gapHeader(headers: string[], request: IncomingMessage): void {
-  if (arrivals.get(request)?.reach.gap) headers.push("Relay-Gap: true");
+  if (arrivals.get(request)?.gap) headers.push("Relay-Gap: true");
 }
 
 /** `/ws/ID`, `/ws` and `/echo`. */
@@ -41,8 +40,8 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
 
   const run = (socket: WebSocket, request: FastifyRequest, otherwise: Format, inLobby: boolean): void => {
     const encoder = socketEncoders[chosenFormat(request, otherwise).name];
-    const { id, reach } = arrivals.get(request.raw) as Arrival;
-    new SocketSession(context, socket, request, encoder, inLobby).run(id, reach);
+    const { id, gap } = arrivals.get(request.raw) as Arrival;
+    new SocketSession(context, socket, request, encoder, inLobby).run(id, gap);
   };
 
   app.route<{ Params: { id: string }; Querystring: ConnectionQuery }>({
@@ -58,7 +57,7 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       if (!request.ws) return;
       limits.connection(id);
       limits.connect(request);
-      arrivals.set(request.raw, { id, reach: await connections.preview(id, since) });
+      arrivals.set(request.raw, { id, gap: (await connections.preview(id, since)).gap });
     },
     handler: plain,
     wsHandler: (socket, request) => run(socket, request, formats.raw, false),
@@ -79,7 +78,7 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       const { id } = claims
         ? await clients.register({ ...claims, ttl, inLobby: true })
         : await clients.registerAnonymous(ttl, keyOf(request)?.name);
-      arrivals.set(request.raw, { id, reach: await connections.preview(id, since) });
+      arrivals.set(request.raw, { id, gap: (await connections.preview(id, since)).gap });
     },
     handler: plain,
     wsHandler: (socket, request) => run(socket, request, formats.json, true),

@@ -19,7 +19,7 @@ async function openRaw(stage: Stage, isTold = false): Promise<Opened> {
   const sink = new MemorySink();
   const raw: Encoder = lineEncoders.raw;
   const connection = await stage.relay.connections.open(stage.id, sink, raw, {
-    told: isTold ? await stage.relay.connections.preview(stage.id) : undefined,
+    gapSaid: isTold,
   });
   await turns(20);
   return { sink, connection };

@@ -90,10 +90,11 @@ async function load(
 /** What the engine's clock has reached by now: time that no relay ran has passed, too. */
 function reachedBy(kept: LogState | undefined): number {
   const now = Date.now();
-  if (kept?.at !== undefined && kept.wall !== undefined) return kept.at + Math.max(0, now - kept.wall);
-  // Earlier versions kept no time. Ids are a little ahead after a quick start.
-  const head = kept?.head.ms ?? 0;
-  return head > now + 2 * ID_GAP ? head : 0;
+  // Earlier versions kept no time.
+  const { at = now, wall = now, head } = kept ?? {};
+  const reached = at + Math.max(0, now - wall);
+  // Ids are a little ahead after a quick start: when that is more, what lasts some time would last longer.
+  return head && head.ms > reached + 2 * ID_GAP ? head.ms : reached;
 }
 
 /**
@@ -110,7 +111,8 @@ async function begin(
   newest: EventId,
 ): Promise<LogState> {
   const now = { ms: uptime.clock.now(), seq: 0 };
-  const head = kept && laterOf(now, { ms: laterOf(kept.head, newest).ms + ID_GAP, seq: 0 });
+  const last = kept && laterOf(kept.head, newest);
+  const head = last && laterOf(now, kept.clean ? last : { ms: last.ms + ID_GAP, seq: 0 });
   const log = kept && head ? { ...kept, head } : { origin: now, head: now, floor: now, count: 0 };
   const state = { ...log, ...uptime.state() };
   const changes = new Changes();

@@ -14,7 +14,7 @@ import type { TrimmedTopics } from "./trimmed.js";
 /**
  * The part of `retention.bytes` that the log may fill: pages are not always full, and what LMDB itself keeps takes some.
  */
-const FILL = 0.78;
+const FILL = 0.76;
 
 /** LMDB can not use pages again that it freed in the last transactions: the room that these need, in transactions. */
 const TRANSACTIONS = 3;
