@@ -1,13 +1,13 @@
 import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
-import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
+import { compareIds, END, type EventId, laterOf, ZERO } from "./id.js";
 import type { Moment } from "./moment.js";
 import { type Narrowing, withReplay } from "./narrowing.js";
 import { bytesOf, filtered, isSameList, segmentsOf, sharedWith } from "./lists.js";
 import { matcherOf } from "./matcher.js";
 import type { Permissions } from "./permissions.js";
-import { claimed, type Sent, withAllSent } from "./sent.js";
+import { claimed, type Sent, sentWithin, withAllSent } from "./sent.js";
 import { isReserved } from "./topics.js";
 
 /** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
@@ -204,7 +204,8 @@ export function withClaim(record: ClientRecord, id: EventId, now: Moment): Clien
   const { cursor, confirmed, received, sent } = record;
   const more = claimed(sent, { after: cursor, through: id }, now);
   if (more.length === 0) return record;
-  return { ...record, confirmed: laterOf(confirmed, id), received: withAllSent(received, more) };
+  const left = sentWithin(sent, { after: id, through: END });
+  return { ...record, confirmed: laterOf(confirmed, id), received: withAllSent(received, more), sent: left };
 }
 
 /**

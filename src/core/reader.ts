@@ -1,9 +1,9 @@
 import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
 import { type Event, type UserId, userKey } from "./event.js";
-import { compareIds, type EventId, laterOf, END } from "./id.js";
+import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
 import { type Matcher, matcherOf } from "./matcher.js";
-import { type Sent, sentWithin, withAllSent } from "./sent.js";
+import { type Sent, withAllSent } from "./sent.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
@@ -21,6 +21,9 @@ export interface ReaderConnection {
   hurry(): void;
   close(disconnect: Disconnect): void;
 }
+
+/** How many stretches are remembered that connections had sent when they ended. */
+const MAX_SENT = 4;
 
 /** A client that this relay holds: how far it has read the log, with a connection or without. */
 export class Reader {
@@ -114,8 +117,8 @@ export class Reader {
 
   /** A connection has ended that has sent this, and the client has not confirmed it. */
   keepSent(sent: readonly Sent[]): void {
-    if (this.sent.length === 0 && sent.length === 0) return;
-    this.sent = withAllSent(sentWithin(this.sent, { after: this.confirmed, through: END }), sent);
+    // Also what later connections have confirmed: of what was dropped since, the client may say by `since` that it has it.
+    if (sent.length > 0) this.sent = withAllSent(this.sent, sent).slice(-MAX_SENT);
   }
 
   /** The client was removed or forgotten: nobody waits for it any more. */

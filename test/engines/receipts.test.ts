@@ -152,6 +152,18 @@ describe("what a client has received is not called expired", () => {
     expect(await stage.states(...events)).toEqual([state, "confirmed"]);
   });
 
+  test("confirmed by since, when it was sent on a connection before the one that confirmed what came later", async () => {
+    const stage = await Stage.begin();
+    await stage.connect();
+    const event = await stage.publish({ ttl: 0 });
+    const second = await stage.connect();
+    const later = await stage.publish();
+    pong(second);
+    expect(await stage.states(event, later)).toEqual(["expired", "confirmed"]);
+    await stage.lose(await stage.connect({ since: { id: later } }));
+    expect(await stage.states(event, later)).toEqual(["confirmed", "confirmed"]);
+  });
+
   test("confirmed by an orderly end", async () => {
     const stage = await Stage.begin();
     const { connection } = await stage.connect();
