@@ -46,7 +46,7 @@ export class Connections {
   private readonly shared: Shared;
   private readonly backlog: Backlog;
   private readonly moved = new Map<ClientId, Progress>();
-  /** Those that are about to be, by their clients. */
+  /** Connections that are being opened, by client. */
   private readonly opening = new Map<ClientId, Promise<Connection>>();
   private readonly timer: NodeJS.Timeout;
   private stopped = false;
@@ -94,7 +94,7 @@ export class Connections {
    * @throws {RelayError} not_found
    */
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
-    // Of one client, one after the other: each finds the one before open, and closes it.
+    // Open the connections of one client one after the other, so that each closes the one before it.
     const before = this.opening.get(id);
     const connection = (async () => {
       await before?.catch(() => undefined);
@@ -153,7 +153,7 @@ export class Connections {
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
     for (const reader of readers) {
       reader.connection?.close(restarting(Math.round(Math.random() * spread)));
-      // What was on its way, the client may confirm when it is back.
+      // The client may confirm what was on its way when it comes back.
       if (reader.sent.length > 0) this.note(reader);
     }
     clearInterval(this.timer);
@@ -187,7 +187,7 @@ export class Connections {
     if (!cursor) return { position: this.log.head, gap: true };
     const placed = withPosition(record, cursor, this.log.head);
     const { position, gap } = await this.log.reach(placed, placed.cursor);
-    // Of its history, something may be lost further on; and to go back may be more than can be kept.
+    // There is a gap, too, when a part of the client's history is lost, and when there is no room to go back.
     const isLess = lostEnd(placed) !== undefined || compareIds(placed.cursor, cursor) !== 0;
     return { position, gap: gap || isLess };
   }
@@ -227,7 +227,7 @@ export class Connections {
     try {
       await this.engine.clients.move(moved);
     } catch {
-      // It is taken all the same, and kept as soon as that is possible.
+      // The engine has taken it, and writes it with the next commit that succeeds.
     }
   }
 }

@@ -6,7 +6,7 @@ export interface Subscriptions {
   readonly from: EventId;
   /** Topics and patterns, none twice. */
   readonly topics: readonly string[];
-  /** Before this, the client may have had other topics, which were taken from it: by which permission is forgotten. */
+  /** Before this id, a permission may have taken topics from the client. Which topics is forgotten. */
   readonly since?: EventId;
   /** What it was subscribed to is not known any more: more changes came after it than are kept. `topics` is empty. */
   readonly isLost?: true;

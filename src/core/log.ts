@@ -27,7 +27,7 @@ export interface Reach {
 
 /** The log as readers see it: one order, whether an event is in the window or in the engine's store. */
 export class Log {
-  /** No event after this one can be dropped before all whom it matched have read it, but by being trimmed. */
+  /** The last event with a `ttl` or a `key`. Nothing but trimming keeps later events from the clients that they match. */
   private droppable: EventId;
 
   constructor(private readonly engine: Engine) {
@@ -74,7 +74,7 @@ export class Log {
     const known = lostUntil(record, position);
     const reached = laterOf(known ?? position, floor);
     if (known) return { position: reached, gap: true };
-    // To look at each would be much work, and the oldest is there because something was owed under it.
+    // Looking at each of them costs too much. The oldest is kept only because something was owed under it.
     const many = subscriptions[indexAt(subscriptions, position) + MANY];
     if (many && compareIds(many.from, floor) < 0) return { position: reached, gap: true };
     for (const [index, { from, topics }] of subscriptions.entries()) {

@@ -7,10 +7,6 @@ import { type Sent, withAllSent } from "./sent.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
-  /** Everything up to here that was meant for the client is in the outbox, or was lost. */
-  readonly position: EventId;
-  /** It has been sent all that there is for it. */
-  readonly live: boolean;
   /** Hands over an event that was just published. @returns whether it took it */
   deliver(event: Event, before: EventId): boolean;
   /** What it was sent and has not confirmed. */
@@ -117,7 +113,8 @@ export class Reader {
 
   /** A connection has ended that has sent this, and the client has not confirmed it. */
   keepSent(sent: readonly Sent[]): void {
-    // Also what later connections have confirmed: of what was dropped since, the client may say by `since` that it has it.
+    // Stretches that a later connection has confirmed stay, too. An event may have been dropped before that connection could
+    // send it, and the client may say by `since` that it has it.
     if (sent.length > 0) this.sent = withAllSent(this.sent, sent).slice(-MAX_SENT);
   }
 

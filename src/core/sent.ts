@@ -19,7 +19,7 @@ export interface Sent extends Stretch {
   readonly latest: Moment;
 }
 
-/** As many stretches stay as they are. */
+/** Up to so many stretches are never joined. */
 const FEW = 3;
 
 /** How many stretches are remembered for a client. Beyond, two old ones become one, of which less is known. */
@@ -148,7 +148,7 @@ function bounded(stretches: Sent[]): Sent[] {
       const next = stretches[index + 1];
       return next !== undefined && compareIds(through, next.after) === 0;
     };
-    // Where two are apart, nothing was sent between them: less is known of what covers that, too.
+    // Stretches that touch are joined first: one that covers a hole would tell nothing about any event in it.
     const index = stretches.findIndex(touches);
     const at = Math.max(index, 0);
     const [first, second] = stretches.slice(at, at + 2) as [Sent, Sent];

@@ -50,7 +50,7 @@ export class LocalClients implements ClientStore {
   }
 
   async move(clients: ReadonlyMap<ClientId, Progress>): Promise<void> {
-    // Also when nothing can be kept now: it is, as soon as that is possible.
+    // Also while the disk refuses writes: the next commit that succeeds brings it.
     for (const [id, progress] of clients) {
       const record = this.records.get(id);
       if (!record) continue;

@@ -244,7 +244,7 @@ export class LocalEngine implements Engine {
       this.handOverOne(record, to, now, late);
     };
     await inTurns(this.records.all(), handOverNext, new Turns(loading.signal));
-    // The time of those that had a connection has begun: the next relay is to know that, too.
+    // The clock of clients that had a connection starts now. The next start finds their deadlines on disk.
     if (undated.length > 0) void this.keepDeadlines(undated).catch(() => undefined);
   }
 

@@ -9,6 +9,16 @@ async function trim(stage: Stage, events = 20): Promise<void> {
   await stage.engine.probe();
 }
 
+/** Its socket is gone by the time it is there: it has gone back, and was sent nothing. Then its topics change. */
+async function goBackUnseen(stage: Stage, to: EventId): Promise<void> {
+  const sink = new MemorySink();
+  sink.open = false;
+  const { connections, clients } = stage.relay;
+  await connections.closed(await connections.open(stage.id, sink, lineEncoders.json, { since: { id: to } }));
+  expect(sink.events).toEqual([]);
+  await clients.change(stage.id, { set: ["b"] });
+}
+
 describe("what a client was never sent is not called confirmed", () => {
   test("trimmed and said as a gap, when the client later says by since what it got after the gap", async () => {
     const stage = await Stage.begin(["a"], { count: 5 });
@@ -40,12 +50,7 @@ describe("what a client was never sent is not called confirmed", () => {
 
   test("passed over, when the client goes back twice with other topics each time", async () => {
     const { stage, early, event } = await skipped();
-    const sink = new MemorySink();
-    sink.open = false;
-    await stage.relay.connections.closed(
-      await stage.relay.connections.open(stage.id, sink, lineEncoders.json, { since: { id: early } }),
-    );
-    await stage.relay.clients.change(stage.id, { set: ["b"] });
+    await goBackUnseen(stage, early);
     const back = await stage.connect({ since: "start" });
     expect(back.sink.events.filter(({ topic }) => topic === "x")).toEqual([]);
     const claimed = await stage.state(event);
@@ -57,15 +62,8 @@ describe("what a client was never sent is not called confirmed", () => {
 
   test("passed over, when a change of topics moves the cursor over a replay that holds nothing", async () => {
     const { stage, early, event } = await skipped();
-    // Its socket is gone by the time it is there: it has gone back, and was sent nothing.
-    const sink = new MemorySink();
-    sink.open = false;
-    await stage.relay.connections.closed(
-      await stage.relay.connections.open(stage.id, sink, lineEncoders.json, { since: { id: early } }),
-    );
-    await stage.relay.clients.change(stage.id, { set: ["b"] });
+    await goBackUnseen(stage, early);
     await stage.relay.clients.change(stage.id, { set: ["c"] });
-    expect(sink.events).toEqual([]);
     expect(await stage.state(event)).not.toBe("confirmed");
   });
 });

@@ -93,7 +93,7 @@ function reachedBy(kept: LogState | undefined): number {
   // Earlier versions kept no time.
   const { at = now, wall = now, head } = kept ?? {};
   const reached = at + Math.max(0, now - wall);
-  // Ids are a little ahead after a quick start: when that is more, what lasts some time would last longer.
+  // Quick restarts push ids ahead of the clock. When they are far ahead, the clock follows: a `ttl` counts from the id.
   return head && head.ms > reached + 2 * ID_GAP ? head.ms : reached;
 }
 

@@ -157,7 +157,7 @@ export class LmdbJournal implements Journal {
   }
 
   async read(query: Query): Promise<EngineReading> {
-    // What is not on disk yet, a read from there does not know.
+    // This read does not see replacements that are not committed yet.
     const { pinned: asOf = this.floor } = this.window;
     try {
       return { ...(await this.reader.read(query)), asOf };

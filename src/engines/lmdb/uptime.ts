@@ -108,7 +108,7 @@ export class Uptime {
     const { crash } = this;
     const { cursor, received, expiresAt } = record;
     if (!crash || compareIds(cursor, crash.head) >= 0) return record;
-    // A client that was away got nothing before the last commit.
+    // A client that was away at the last commit had not received what was dropped before that.
     const earliest = expiresAt === undefined ? LIVE : crash.known;
     const unsure = { after: cursor, through: crash.head, earliest, latest: NEVER };
     return { ...record, received: withSent(received, unsure) };
