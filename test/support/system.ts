@@ -2,15 +2,16 @@ import { execFileSync } from "node:child_process";
 
 /**
  * A program that tests need from the system, installed if this may be done (root on Debian).
+ * @param from the package that has it
  * @returns its path; undefined, loudly, when it is not to be had: then its tests are skipped
  * @throws in CI, where nothing may be skipped
  */
-export function systemProgram(name: string): string | undefined {
+export function systemProgram(name: string, from = name): string | undefined {
   const found = find(name);
   if (found !== undefined) return found;
   if (process.getuid?.() === 0 && find("apt-get") !== undefined) {
     const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-    for (const args of [["update"], ["install", "-y", "--no-install-recommends", name]]) {
+    for (const args of [["update"], ["install", "-y", "--no-install-recommends", from]]) {
       try {
         execFileSync("apt-get", args, { stdio: "ignore", env });
       } catch {
@@ -20,10 +21,15 @@ export function systemProgram(name: string): string | undefined {
   }
   const installed = find(name);
   if (installed !== undefined) return installed;
-  const message = `SKIPPED: the tests that need ${name}, which is not installed and could not be`;
-  if (process.env["CI"] === "true") throw new Error(message);
-  process.stderr.write(`\n${message}\n\n`);
+  skipped(name);
   return undefined;
+}
+
+/** Says which tests are skipped. @throws in CI, where nothing may be skipped */
+export function skipped(name: string, cause?: unknown): void {
+  const message = `SKIPPED: the tests that need ${name}, which is not installed and could not be`;
+  if (process.env["CI"] === "true") throw new Error(message, { cause });
+  process.stderr.write(`\n${message}\n\n`);
 }
 
 function find(name: string): string | undefined {
