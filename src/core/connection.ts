@@ -39,8 +39,7 @@ const BATCH = 256;
  * then it is live, and handed each new event. When its outbox is full it is catching up again.
  */
 export class Connection implements ReaderConnection {
-  /** Something was received from the other end since the last beat. */
-  private heard = true;
+  /** Bytes that the sink had taken at the last beat. */
   private taken = 0;
   /** The code that it was closed with from here. */
   private closedWith: number | undefined;
@@ -69,8 +68,8 @@ export class Connection implements ReaderConnection {
   ) {
     this.replayUntil = reader.confirmed;
     this.unconfirmed.skip(reader.cursor, position);
-    this.confirmation = new Confirmation(reader, manual ? undefined : encoder.ping);
-    this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.questionIfDue());
+    this.confirmation = new Confirmation(reader, encoder.ping, manual);
+    this.outbox = new Outbox(sink, shared.flusher, shared.backlog, () => this.pingIfDue());
   }
 
   get live(): boolean {
@@ -93,7 +92,7 @@ export class Connection implements ReaderConnection {
     if (gap) {
       this.told = lostEnd(this.reader.kept);
       // Owed until the client confirms that it was told, or anything later: the cursor stays before the gap.
-      this.confirmation.sent(this.position);
+      this.confirmation.told(this.position);
       this.ping();
     }
     this.run();
@@ -131,7 +130,7 @@ export class Connection implements ReaderConnection {
 
   /** To be called when anything was received from the other end. */
   hear(): void {
-    this.heard = true;
+    this.confirmation.hear(performance.now());
   }
 
   /** To be called when a ping's payload comes back: the other end has received everything that went before it. */
@@ -149,15 +148,17 @@ export class Connection implements ReaderConnection {
 
   /**
    * Sends a sign of life and asks for one.
-   * @returns false when the last one was not answered: nothing came, and nothing more was taken
+   * @param interval milliseconds between two beats
+   * @returns false when the other end has left a ping unanswered for too long
    */
-  beat(): boolean {
-    const progress = this.sink.taken > this.taken;
-    if (this.encoder.ping && !this.heard && !(progress && this.sink.buffered > 0)) return false;
-    this.heard = false;
-    this.taken = this.sink.taken;
-    if (this.encoder.ping) this.ping();
-    else this.sink.idle?.();
+  beat(interval: number): boolean {
+    const { sink, confirmation } = this;
+    const now = performance.now();
+    if (sink.buffered > 0 && sink.taken > this.taken) confirmation.hear(now);
+    this.taken = sink.taken;
+    if (confirmation.isSilent(now, interval)) return false;
+    sink.idle?.();
+    this.ping();
     return true;
   }
 
@@ -206,7 +207,7 @@ export class Connection implements ReaderConnection {
 
   /** Asks for a confirmation, and for a sign of life, now. */
   ping(): void {
-    const frame = this.confirmation.question(performance.now()) ?? this.encoder.ping?.("");
+    const frame = this.confirmation.ask(performance.now());
     if (frame) this.send(frame);
   }
 
@@ -219,9 +220,11 @@ export class Connection implements ReaderConnection {
   }
 
   private hand(event: Event): boolean {
-    if (!this.outbox.push(this.encoder.event(event, this.reader.userId))) return false;
+    const frame = this.encoder.event(event, this.reader.userId);
+    if (!this.outbox.push(frame)) return false;
     this.position = event.id;
-    this.confirmation.sent(event.id);
+    this.confirmation.wrote(event.id, frame.length);
+    if (this.confirmation.isStepDone(this.live)) this.ping();
     return true;
   }
 
@@ -300,7 +303,7 @@ export class Connection implements ReaderConnection {
     }
     this.unconfirmed.skip(this.position, position);
     this.position = position;
-    if (gap) this.confirmation.sent(position);
+    if (gap) this.confirmation.told(position);
     return true;
   }
 
@@ -320,7 +323,7 @@ export class Connection implements ReaderConnection {
     });
   }
 
-  private questionIfDue(): Frame | undefined {
+  private pingIfDue(): Frame | undefined {
     const { confirmation } = this;
     const { pings } = this.shared;
     const now = performance.now();
@@ -328,7 +331,7 @@ export class Connection implements ReaderConnection {
     if (due === undefined) return undefined;
     if (due === 0) {
       pings.delete(this);
-      return confirmation.question(now);
+      return confirmation.ask(now);
     }
     if (!pings.has(this)) pings.add(this, confirmation.aloneIn(now, false));
     return undefined;

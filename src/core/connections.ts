@@ -200,7 +200,8 @@ export class Connections {
 
   private beat(connection: Connection): void {
     this.noteQuiet(connection);
-    if (connection.beat()) this.shared.beats.add(connection, this.settings.pingInterval);
+    const { pingInterval } = this.settings;
+    if (connection.beat(pingInterval)) this.shared.beats.add(connection, pingInterval);
     else connection.close(SILENT);
   }
 

@@ -1,0 +1,80 @@
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+import { expect, test } from "vitest";
+import { python, type Python } from "../support/python.js";
+import { startRelay, type TestRelay } from "../support/relay.js";
+
+const clients = python();
+
+/** Real clients that handle one event after the other: some get to a ping only behind the events before it. */
+const READERS = [
+  { library: "websockets", count: 500, seconds: 0.01 },
+  { library: "websockets.sync", count: 500, seconds: 0.01 },
+  { library: "websocket-client", count: 500, seconds: 0.01 },
+  // More time for one event than between two pings.
+  { library: "websocket-client", count: 3, seconds: 2.2 },
+];
+
+/** @returns what the client has printed, and what the next connection of its URL is sent */
+async function read(relay: TestRelay, user: number, { library, count, seconds }: (typeof READERS)[number]) {
+  const { url } = await relay.register({ user_id: user, topics: ["a"] });
+  const events = Array.from({ length: count }, (_, index) => ({
+    user_id: user,
+    topic: "a",
+    message: `event ${index}`,
+  }));
+  const receipts = (await (await relay.send("POST", "/publish", events)).json()) as { id: string }[];
+  const child = (clients as Python).run("slow_reader.py", library, url, String(seconds));
+  const printed: string[] = [];
+  createInterface(child.stdout as Readable).on("line", (line) => printed.push(line));
+  const confirmed = async (): Promise<unknown> => {
+    const response = await relay.send("GET", `/events/${receipts.at(-1)?.id}`);
+    return ((await response.json()) as { confirmed: number }).confirmed;
+  };
+  await expect.poll(confirmed, { timeout: 20_000, interval: 100 }).toBe(1);
+  child.kill();
+  await once(child, "close");
+  const again = await (await relay.connect(url)).settled();
+  return { printed, handled: events.slice(0, printed.length).map(({ message }) => message), again };
+}
+
+test.skipIf(!clients)("slow sequential readers keep their connection, and are sent nothing twice", async () => {
+  const relay = await startRelay({ pingInterval: "1s" });
+  let connections = 0;
+  relay.app.server.on("upgrade", () => connections++);
+  const results = await Promise.all(READERS.map((reader, user) => read(relay, user, reader)));
+  for (const { printed, handled, again } of results) {
+    expect(printed).toEqual(handled);
+    expect(again).toEqual([]);
+  }
+  // Each once, and once more to see what would be sent again.
+  expect(connections).toBe(2 * READERS.length);
+  // Those that buffer confirm what they have not handled.
+  expect(results.map(({ printed }) => printed.length).slice(2)).toEqual([500, 3]);
+});
+
+test.skipIf(!clients)("with manual acks, a client that dies has each event handled at least once", async () => {
+  const relay = await startRelay();
+  const { url } = await relay.register({ user_id: 1, topics: ["a"] });
+  const messages = Array.from({ length: 600 }, (_, index) => `event ${index}`);
+  await relay.send(
+    "POST",
+    "/publish",
+    messages.map((message) => ({ topic: "a", message })),
+  );
+  const handled: string[] = [];
+  const start = (count: number): ChildProcess => {
+    const child = (clients as Python).run("manual_ack.py", url, String(count));
+    createInterface(child.stdout as Readable).on("line", (line) => handled.push(line));
+    return child;
+  };
+  await once(start(118), "close");
+  expect(handled).toHaveLength(118);
+  start(Infinity);
+  await expect.poll(() => handled.at(-1), { timeout: 10_000 }).toBe(messages.at(-1));
+  expect([...new Set(handled)]).toEqual(messages);
+  // At most the event whose acknowledgement was on its way.
+  expect(handled.length).toBeLessThanOrEqual(messages.length + 1);
+});
