@@ -169,7 +169,7 @@ export class Connection implements ReaderConnection {
     this.outbox.flush();
     this.closedWith = disconnect.code;
     this.end();
-    this.sink.close(disconnect.code, disconnect.reason);
+    this.sink.close(disconnect);
   }
 
   /**

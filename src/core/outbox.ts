@@ -1,4 +1,5 @@
 import type { Backlog } from "./backlog.js";
+import type { Disconnect } from "./notice.js";
 import { Turns } from "./turns.js";
 
 /** The bytes of one event or notice as they go over the wire. Shared by all who get it: never changed. */
@@ -19,7 +20,7 @@ export interface Sink {
   /** Keeps an idle transport without pings open. */
   readonly idle?: () => void;
   /** Ends it, after what was written. */
-  close(code: number, reason: string): void;
+  close(disconnect: Disconnect): void;
 }
 
 /**

@@ -1,11 +1,14 @@
 import type { Socket } from "node:net";
 import type { WebSocket } from "ws";
-import { closeWithin } from "../core/notice.js";
+import { closeWithin, type Disconnect } from "../core/notice.js";
 import type { Sink } from "../core/outbox.js";
 import { encodersFor } from "../formats/index.js";
 
 const TEXT = 0x81;
 const PING = 0x89;
+
+/** Bytes of a close frame's reason (RFC 6455 section 5.5). */
+const MAX_REASON = 123;
 
 /** One unmasked, final frame, as servers send them (RFC 6455 section 5.2). */
 function frameOf(opcode: number, text: string): Buffer {
@@ -23,6 +26,11 @@ function frameOf(opcode: number, text: string): Buffer {
   }
   frame.write(text, header);
   return frame;
+}
+
+/** As much of a reason as a close frame has room for, in whole characters. */
+function shortened(reason: string): string {
+  return reason.slice(0, new TextEncoder().encodeInto(reason, new Uint8Array(MAX_REASON)).read);
 }
 
 /** The formats on a WebSocket: a text frame each. */
@@ -58,11 +66,12 @@ export class SocketSink implements Sink {
     this.socket.write("", () => callback());
   }
 
-  close(code: number, reason: string): void {
+  close({ code, reason }: Disconnect): void {
     // The other end is closing already, and does not get on with it.
     if (!this.open) return this.webSocket.terminate();
-    this.webSocket.close(code, reason);
-    setTimeout(() => this.webSocket.terminate(), closeWithin(code)).unref();
+    this.webSocket.close(code, shortened(reason));
+    const timer = setTimeout(() => this.webSocket.terminate(), closeWithin(code)).unref();
+    this.webSocket.once("close", () => clearTimeout(timer));
     // The other end's own close frame may stand behind what was not read yet.
     this.webSocket.resume();
   }

@@ -4,8 +4,9 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Since } from "../core/log.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
-import { closeWithin } from "../core/notice.js";
+import { closeWithin, type Disconnect } from "../core/notice.js";
 import { encodersFor, formats } from "../formats/index.js";
+import { CLOSE } from "../protocol.js";
 import { tokenOf } from "./access.js";
 import {
   clientIdOf,
@@ -22,25 +23,56 @@ import { HttpError } from "./problems.js";
 /** Milliseconds after which `EventSource` comes back when its connection is lost. */
 const RETRY = 2000;
 
+/** Milliseconds until `EventSource` reconnects after another connection has replaced its own: two tabs must not take turns. */
+const RETRY_REPLACED = 3_600_000;
+
+/** Least milliseconds until `EventSource` reconnects after a shutdown: it waits no longer between later attempts. */
+const RETRY_LEAST = 500;
+
 /** A field of a server-sent event: each line by itself (HTML Living Standard, section 9.2.6). */
 function field(text: string): string {
   return `data: ${text.replaceAll(/\r\n|\r|\n/g, "\ndata: ")}\n\n`;
 }
 
-const eventStream = {
+/** What a stream consists of besides frames. */
+interface Framing {
+  readonly type: string;
+  readonly start: string;
+  /** Keeps an idle stream open. */
+  readonly idle: string;
+  /** The last words of a stream that the relay ends. */
+  end(disconnect: Disconnect): string;
+  readonly encoders: ReturnType<typeof encodersFor>;
+}
+
+/** Tells a page that the relay restarts, and `EventSource` when to reconnect. */
+function endOfEvents({ code, retry_after_ms }: Disconnect): string {
+  if (code === CLOSE.replaced) return `retry: ${RETRY_REPLACED}\n`;
+  if (code !== CLOSE.restarting) return "";
+  const after = retry_after_ms ?? 0;
+  return `event: restarting\nretry: ${Math.max(after, RETRY_LEAST)}\n${field(JSON.stringify({ retry_after_ms: after }))}`;
+}
+
+/**
+ * Server-sent events. No empty line follows `retry` and comments: the Python library httpx-sse takes each empty line
+ * after an id or `retry` for the end of an event.
+ */
+const eventStream: Framing = {
   type: "text/event-stream; charset=utf-8",
-  start: `retry: ${RETRY}\n\n`,
-  idle: ":\n\n",
+  start: `retry: ${RETRY}\n`,
+  idle: ":\n",
+  end: endOfEvents,
   encoders: encodersFor({
     event: (format, event, userId) => Buffer.from(`id: ${formatId(event.id)}\n${field(format.event(event, userId))}`),
     text: (text) => Buffer.from(field(text)),
   }),
 };
 
-const lines = {
+const lines: Framing = {
   type: "application/x-ndjson",
   start: "",
   idle: "\n",
+  end: () => "",
   encoders: encodersFor({
     event: (format, event, userId) => Buffer.from(`${format.line(event, userId)}\n`),
     text: (text) => Buffer.from(`${text}\n`),
@@ -111,7 +143,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
     response.flushHeaders();
     if (framing.start) response.write(framing.start);
-    const sink = new StreamSink(response, socket, framing.idle);
+    const sink = new StreamSink(response, socket, framing);
     const connection = await startup.relay.connections
       .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
@@ -135,7 +167,7 @@ class StreamSink implements Sink {
   constructor(
     private readonly response: ServerResponse,
     private readonly socket: Socket,
-    private readonly comment: string,
+    private readonly framing: Framing,
   ) {}
 
   get open(): boolean {
@@ -159,11 +191,11 @@ class StreamSink implements Sink {
   }
 
   idle(): void {
-    this.write(Buffer.from(this.comment));
+    this.write(Buffer.from(this.framing.idle));
   }
 
-  close(code: number): void {
-    this.response.end();
-    setTimeout(() => this.socket.destroy(), closeWithin(code)).unref();
+  close(disconnect: Disconnect): void {
+    this.response.end(this.framing.end(disconnect));
+    setTimeout(() => this.socket.destroy(), closeWithin(disconnect.code)).unref();
   }
 }

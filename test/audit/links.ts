@@ -143,7 +143,12 @@ function openStream(options: LinkOptions, events: LinkEvents): LinkEnd {
     response = answer;
     let rest = "";
     let id: string | undefined;
+    let isNamed = false;
     const line = (text: string): void => {
+      // The relay names only what it says itself: that it restarts.
+      if (text.startsWith("event: ")) isNamed = true;
+      if (text === "") isNamed = false;
+      if (isNamed) return;
       if (text.startsWith("id: ")) id = text.slice(4);
       else if (text.startsWith("data: ")) take(text.slice(6), id, events);
       else if (text.startsWith("{")) take(text, undefined, events);

@@ -1,7 +1,7 @@
 import net from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { startRelay, type TestRelay } from "../support/relay.js";
-import { openStream } from "../support/stream.js";
+import { openStream, type Stream } from "../support/stream.js";
 
 const ndjson = { accept: "application/x-ndjson" };
 
@@ -9,6 +9,12 @@ async function publish(relay: TestRelay, ...messages: unknown[]): Promise<string
   const ids: string[] = [];
   for (const message of messages) ids.push((await relay.publish({ topic: "cats", message })).id);
   return ids;
+}
+
+/** All that came, when the relay has ended the stream. */
+async function ended(stream: Stream): Promise<string[]> {
+  await expect(stream.take(100)).rejects.toThrow("response ended");
+  return stream.all;
 }
 
 test("server-sent events: retry, ids, data, and headers that proxies heed", async () => {
@@ -80,6 +86,26 @@ test("an idle stream is kept open by comments", async () => {
   const relay = await startRelay({ pingInterval: "1s" });
   const stream = await openStream((await relay.register({ user_id: 1 })).stream_url);
   expect(await stream.take(3)).toEqual(["retry: 2000", ":", ":"]);
+});
+
+test("the last words for an EventSource: restarting, with when to come back; after another connection, much later", async () => {
+  const relay = await startRelay();
+  const { stream_url, id } = await relay.register({ user_id: 1 });
+  const streams = [await openStream(stream_url), await openStream(stream_url), await openStream(stream_url, ndjson)];
+  const other = await relay.register({ user_id: 2 });
+  streams.push(await openStream(other.stream_url));
+  const gone = await openStream((await relay.register({ user_id: 3 })).stream_url);
+  await relay.connect(`/ws/${id}`);
+  await relay.send("DELETE", "/users/3");
+  await relay.close();
+  const [replaced, , lines, restarting] = await Promise.all(streams.map(async (stream) => ended(stream)));
+  expect(replaced).toEqual(["retry: 2000", "retry: 3600000"]);
+  expect(lines).toEqual([]);
+  expect(await ended(gone)).toEqual(["retry: 2000"]);
+  const [, last, ...more] = restarting ?? [];
+  const said = /^event: restarting\nretry: (\d+)\ndata: {"retry_after_ms":(\d+)}$/.exec(last ?? "");
+  const [retry, after] = [Number(said?.[1]), Number(said?.[2])];
+  expect([retry, after <= 1000, more]).toEqual([Math.max(after, 500), true, []]);
 });
 
 test("a stream that is gone leaves its client waiting", async () => {

@@ -1,4 +1,5 @@
 import type { Connection } from "../../src/core/connection.js";
+import type { Disconnect } from "../../src/core/notice.js";
 import type { Sink } from "../../src/core/outbox.js";
 import type { Relay } from "../../src/core/relay.js";
 import type { OpenOptions } from "../../src/core/connections.js";
@@ -36,7 +37,7 @@ export class MemorySink implements Sink {
     if (!this.stalled) this.read();
   }
 
-  close(code: number, reason: string): void {
+  close({ code, reason }: Disconnect): void {
     this.closed = { code, reason };
   }
 

@@ -1,15 +1,21 @@
 import { onTestFinished } from "vitest";
 import { Inbox } from "./socket.js";
 
+/** A line of JSON. */
+const LINE = /([^\n]*)\n/y;
+
+/** A server-sent event; or a line before one that belongs to none: a comment, or `retry`. */
+const BLOCK = /((?::|retry:)[^\n]*)\n|([^]*?)\n\n/y;
+
 /** A response that does not end, as blocks of text: server-sent events, or lines. */
 export class Stream extends Inbox<string> {
   constructor(
     readonly response: Response,
     private readonly abort: AbortController,
-    separator: string,
+    block: RegExp,
   ) {
     super();
-    void this.read(separator).then(
+    void this.read(block).then(
       () => this.end("response ended"),
       () => this.end("aborted"),
     );
@@ -19,13 +25,18 @@ export class Stream extends Inbox<string> {
     this.abort.abort();
   }
 
-  private async read(separator: string): Promise<void> {
+  private async read(block: RegExp): Promise<void> {
     const decoder = new TextDecoder();
     let rest = "";
     for await (const chunk of this.response.body ?? []) {
-      const blocks = (rest + decoder.decode(chunk, { stream: true })).split(separator);
-      rest = blocks.pop() ?? "";
-      for (const block of blocks) this.push(block);
+      rest += decoder.decode(chunk, { stream: true });
+      block.lastIndex = 0;
+      let end = 0;
+      for (let found = block.exec(rest); found; found = block.exec(rest)) {
+        this.push(found[1] ?? found[2] ?? "");
+        end = block.lastIndex;
+      }
+      rest = rest.slice(end);
     }
   }
 }
@@ -35,5 +46,5 @@ export async function openStream(url: string, headers: Record<string, string> = 
   onTestFinished(() => abort.abort());
   const response = await fetch(url, { headers, signal: abort.signal });
   const lines = response.headers.get("content-type")?.includes("ndjson") ?? false;
-  return new Stream(response, abort, lines ? "\n" : "\n\n");
+  return new Stream(response, abort, new RegExp(lines ? LINE : BLOCK));
 }
