@@ -22,7 +22,7 @@ import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
 import { SparingLog } from "./sparing-log.js";
 import { streamRoutes } from "./routes/stream.js";
-import { WebSocketUpgrades } from "./routes/upgrades.js";
+import { refuseByCode, WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
 import { Startup } from "./startup.js";
 import { ApiKeys } from "./trust/keys.js";
@@ -120,7 +120,7 @@ export async function addRelay(
   );
   metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
-  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit)));
+  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit), refuseByCode));
   await addHooks(app, context);
   await registerWebSockets(app, startup, settings);
   const addOtherMethods = answerOtherMethods(app);

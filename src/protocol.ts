@@ -3,9 +3,12 @@
 export const FORMATS = ["raw", "json", "cloudevents"] as const;
 export type FormatName = (typeof FORMATS)[number];
 
+/** The relay's own subprotocol. A client that offers it knows the relay's close codes. */
+export const OWN_SUBPROTOCOL = "relay.v1.json";
+
 /** WebSocket subprotocols, and the format that each one selects. */
 export const SUBPROTOCOLS: Readonly<Record<string, FormatName>> = {
-  "relay.v1.json": "json",
+  [OWN_SUBPROTOCOL]: "json",
   "cloudevents.json": "cloudevents",
 };
 

@@ -26,8 +26,8 @@ export interface Disconnect {
 
 /** Milliseconds for the other end to take what was sent before, and to close; then the connection is cut. */
 export function closeWithin(code: number): number {
-  // Who may not be here any more has nothing to wait for.
-  return code === REMOVED.code || code === EXPIRED.code ? 500 : 3000;
+  // A client that may not connect (4400 to 4404) has nothing more to receive.
+  return code >= 4400 && code <= REMOVED.code ? 500 : 3000;
 }
 
 export const REMOVED: Disconnect = { code: 4404, reason: "client removed or expired", reconnect: false };

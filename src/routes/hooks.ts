@@ -18,7 +18,10 @@ type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<voi
  * What every request passes before its route, in this order: also one for no route (404), for another method (405), with
  * a path that can not be read, a preflight, an upgrade.
  */
-export async function addHooks(app: FastifyInstance, { startup, settings, keys, metrics }: Context): Promise<void> {
+export async function addHooks(
+  app: FastifyInstance,
+  { startup, settings, limits, keys, metrics }: Context,
+): Promise<void> {
   const attempts = new Attempts(metrics, !isPrivate(settings));
   // Before all that refuses: a page can read why, and when to come back. (But for preflights, of which it sees nothing.)
   await app.register(cors, {
@@ -42,7 +45,7 @@ export async function addHooks(app: FastifyInstance, { startup, settings, keys, 
     answerPreflight,
     // Without its keys and clients loaded, the relay can not tell what there is.
     refuseWhileLoading(startup),
-    checkUpgrade,
+    checkUpgrade(limits),
     authorize(keys, tokenVerifier(settings), attempts),
     // Last: what there is and what not is told only to those who may know.
     refuseNowhere,

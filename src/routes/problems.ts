@@ -103,13 +103,20 @@ export function limitOf(error: unknown): LimitName | undefined {
   return (error as Partial<FastifyError>).code === "FST_ERR_CTP_BODY_TOO_LARGE" ? "body_bytes" : undefined;
 }
 
-/** @param limited told of each limit that was reached */
-export function errorHandler(limited: (limit: LimitName) => void) {
+/**
+ * @param limited told of each limit that was reached
+ * @param closed refuses a WebSocket by a close code; false: the client gets the answer
+ */
+export function errorHandler(
+  limited: (limit: LimitName) => void,
+  closed: (request: FastifyRequest, reply: FastifyReply, answer: Problem) => boolean,
+) {
   return (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
-    if (problemOf(error).status === 500) request.log.error({ err: error }, "request failed");
+    const answer = problemOf(error);
+    if (answer.status === 500) request.log.error({ err: error }, "request failed");
     const limit = limitOf(error);
     if (limit) limited(limit);
-    void sendProblem(reply, error);
+    if (!closed(request, reply, answer)) void sendProblem(reply, error);
   };
 }
 

@@ -2,11 +2,23 @@ import { EventEmitter } from "node:events";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { Server as TlsServer } from "node:tls";
-import type { FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { OWN_SUBPROTOCOL, type Problem, SUBPROTOCOLS } from "../protocol.js";
+import type { CallerLimits } from "./limits.js";
 import { HttpError } from "./problems.js";
+import { SocketSink, socketEncoders } from "./socket.js";
 
-/** Requests that came as upgrades to WebSocket. */
-const upgrading = new WeakSet<IncomingMessage>();
+/** Requests that came as upgrades to WebSocket, each with the bytes that came after its head. */
+const upgrading = new WeakMap<IncomingMessage, Buffer>();
+
+/** Well-formed upgrades of clients that know the relay's close codes. */
+const closable = new WeakSet<IncomingMessage>();
+
+/** HTTP statuses after which a client has no reason to try the same URL again. */
+const FINAL = new Set([400, 401, 403, 404]);
+
+/** Bytes that the relay reads of a refused client, whose close frame may follow frames that it sent at once. */
+const READ_FROM_REFUSED = 64 * 1024;
 
 /** Milliseconds in which an upgrade is accepted or refused: as long as the server of a token's keys may take, and more. */
 const DECIDE_WITHIN = 10_000;
@@ -29,7 +41,7 @@ export class WebSocketUpgrades extends EventEmitter {
       if (before) return void before.once("close", () => arrive(request, socket, head));
       if (this.closing || socket.destroyed) return void socket.destroy();
       if (request.headers.upgrade?.toLowerCase() !== "websocket") return serveAgain(server, request, socket, head);
-      upgrading.add(request);
+      upgrading.set(request, head);
       this.undecided.set(socket, setTimeout(() => socket.destroy(), DECIDE_WITHIN).unref());
       socket.once("close", () => this.decided(socket));
       this.emit("upgrade", request, socket, head);
@@ -70,9 +82,22 @@ declare module "fastify" {
   }
 }
 
-/** Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). */
-export function checkUpgrade(request: FastifyRequest): void {
-  if (!upgrading.has(request.raw)) return;
+/**
+ * Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2), and counts the others as
+ * connections of their address. From here on the relay may refuse an upgrade by a close code.
+ */
+export function checkUpgrade(limits: CallerLimits) {
+  return (request: FastifyRequest): void => {
+    if (!upgrading.has(request.raw)) return;
+    const offered = checkHandshake(request);
+    if (request.method !== "GET" || !request.routeOptions.config.webSocket) return;
+    limits.connect(request);
+    if (offered.includes(OWN_SUBPROTOCOL)) closable.add(request.raw);
+  };
+}
+
+/** @returns the subprotocols that the client offers. @throws {HttpError} 400, 426 */
+function checkHandshake(request: FastifyRequest): readonly string[] {
   const { headers } = request;
   const { url, config } = request.routeOptions;
   if (url !== undefined && !config.webSocket) {
@@ -88,6 +113,35 @@ export function checkUpgrade(request: FastifyRequest): void {
   if (new Set(offered).size < offered.length || !offered.every((name) => /^[!#$%&'*+.^`|~\w-]+$/.test(name))) {
     throw new HttpError(400, "the header Sec-WebSocket-Protocol is not a list of different names");
   }
+  return offered;
+}
+
+/**
+ * Accepts the handshake of a client that knows the relay's close codes, and closes at once with the one for the status. A
+ * page sees neither the status of a handshake nor its body.
+ * @returns false, and does nothing, when the client gets the HTTP answer
+ */
+export function refuseByCode(request: FastifyRequest, reply: FastifyReply, { status, detail }: Problem): boolean {
+  const { raw, server } = request;
+  const head = upgrading.get(raw);
+  if (!head || !closable.has(raw) || !FINAL.has(status)) return false;
+  void reply.hijack();
+  const { socket } = raw;
+  const before = socket.bytesRead;
+  server.websocketServer.handleUpgrade(raw, socket, head, (webSocket) => {
+    server.websocketServer.emit("connection", webSocket, raw);
+    webSocket.on("error", () => webSocket.terminate());
+    socket.on("data", () => {
+      if (socket.bytesRead - before > READ_FROM_REFUSED) webSocket.pause();
+    });
+    const disconnect = { code: 4000 + status, reason: detail, reconnect: false };
+    const sink = new SocketSink(webSocket, socket);
+    const encoder = socketEncoders[SUBPROTOCOLS[webSocket.protocol] ?? "raw"];
+    const notice = encoder.notice({ event: "disconnected", ...disconnect });
+    if (notice) sink.write(notice);
+    sink.close(disconnect);
+  });
+  return true;
 }
 
 /** Node does not look after the socket of an upgrade any more: one that was refused has to be ended. */

@@ -56,7 +56,6 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       await clients.get(id);
       if (!request.ws) return;
       limits.connection(id);
-      limits.connect(request);
       arrivals.set(request.raw, { id, gap: (await connections.preview(id, since)).gap });
     },
     handler: plain,
@@ -72,7 +71,6 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
       const { since } = connectionOptions(request);
       const ttl = requestedTtl(context, request.query);
       if (!request.ws) return;
-      limits.connect(request);
       const claims = tokenOf(request);
       const { clients, connections } = startup.relay;
       const { id } = claims
@@ -103,9 +101,6 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     url: "/echo",
     exposeHeadRoute: false,
     config: { webSocket: true, access: { scope: "any" } },
-    preHandler: async (request) => {
-      if (request.ws) limits.connect(request);
-    },
     handler: plain,
     wsHandler: (socket, request) => {
       const key = keyOf(request)?.name;

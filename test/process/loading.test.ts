@@ -64,7 +64,7 @@ test.each([{}, { apiKeys: "one:a-secret-that-is-long-enough-to-be-strong" }])(
       });
     }
     for (const path of [`/ws/${ID}`, "/ws", "/echo", "/nothing"]) {
-      const answer = await ask(http, `${upgrade(path)}\r\n\r\n`);
+      const answer = await ask(http, `${upgrade(path, "Sec-WebSocket-Protocol: relay.v1.json")}\r\n\r\n`);
       expect([path, answer.slice(0, 12), /retry-after: 1/i.test(answer)]).toEqual([path, "HTTP/1.1 503", true]);
     }
     engine.go();

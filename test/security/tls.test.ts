@@ -57,6 +57,9 @@ test("with a certificate the relay speaks https and wss, and gives out such URLs
     post(relay.http, "/publish?wait=10", { topic: "cats", message: "hi" }, ca),
   ]);
   expect([String(received[0]), receipt]).toEqual(["hi", expect.objectContaining({ sent: 1, confirmed: 1 })]);
+  const unknown = new WebSocket(String(url).replace(/[^/]+$/, "0".repeat(32)), ["relay.v1.json"], { ca });
+  onTestFinished(() => unknown.terminate());
+  expect(await once(unknown, "close")).toEqual([4404, expect.anything()]);
 });
 
 test("a request that offers h2c is answered there too", async () => {
