@@ -1,34 +1,11 @@
 import { once } from "node:events";
 import http from "node:http";
 import type { AddressInfo } from "node:net";
-import type { Page } from "playwright-core";
-import { chromium } from "playwright-core";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { chromiumPath, openPage } from "../support/browser.js";
 import { startRelay } from "../support/relay.js";
-import { systemProgram } from "../support/system.js";
 
-const executablePath = systemProgram("chromium");
-
-const ARGUMENTS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--disable-background-networking",
-  "--disable-sync",
-];
-
-async function openPage(url: string, ...more: string[]): Promise<Page> {
-  const browser = await chromium.launch({
-    executablePath: executablePath ?? "",
-    args: [...ARGUMENTS, ...more],
-  });
-  onTestFinished(() => browser.close());
-  const page = await browser.newPage();
-  await page.goto(url);
-  return page;
-}
-
-describe.skipIf(!executablePath)("in Chromium", () => {
+describe.skipIf(!chromiumPath)("in Chromium", () => {
   test("the page registers, connects, subscribes, publishes and shows what comes", async () => {
     const relay = await startRelay();
     const page = await openPage(relay.http);
@@ -113,28 +90,5 @@ describe.skipIf(!executablePath)("in Chromium", () => {
     expect(await honest.settled()).toEqual([]);
     const rebound = await page.goto(`http://evil.example:${port}/`);
     expect(rebound?.status()).toBe(403);
-  });
-
-  test("an EventSource resumes by itself, on the same URL", async () => {
-    const relay = await startRelay();
-    const page = await openPage(relay.http);
-    const { stream_url } = await relay.register({ user_id: 1 });
-    await page.evaluate((url: string) => {
-      const list = document.createElement("ol");
-      document.body.append(list);
-      new EventSource(url).addEventListener("message", ({ data }) => {
-        const item = document.createElement("li");
-        item.textContent = String(data);
-        list.append(item);
-      });
-    }, stream_url);
-    await relay.publish({ topic: "cats", message: "one" });
-    await page.locator("ol li").nth(0).waitFor();
-    // A newer stream takes the place of the browser's, which comes back after its retry time.
-    const other = await fetch(`${stream_url}?since=now`);
-    await other.body?.cancel();
-    await relay.publish({ topic: "cats", message: "two" });
-    await page.locator("ol li").nth(1).waitFor();
-    expect(await page.locator("ol li").allTextContents()).toEqual(["one", "two"]);
   });
 });
