@@ -71,6 +71,19 @@ const jwksUrl = z.url({ error: "must be an https URL" }).refine((text) => {
   return protocol === "https:" || (protocol === "http:" && isLoopback(hostname));
 }, "must be an https URL; http only on this machine");
 
+/** As it begins in URLs that are given out: without a slash at its end. */
+const publicUrl = z.string().transform((text, context) => {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url && /^https?:$/.test(url.protocol) && url.href === url.origin + url.pathname && !/[?#]/.test(text)) {
+    return url.href.replace(/\/+$/, "");
+  }
+  const message =
+    "must be an http or https URL without a query, such as https://example.com/relay; for wss:// write https:// " +
+    "(the relay itself makes wss:// of it for WebSockets)";
+  context.addIssue({ code: "custom", message });
+  return z.NEVER;
+});
+
 /** How many, or how many a second. */
 function count(least: number, most: number) {
   const error = `must be a whole number from ${least} to ${most}`;
@@ -90,10 +103,12 @@ const listen = z.string().transform((text, context) => {
 /** Every setting: flag `--name`, variable `RELAY_NAME`, option `name` of the plugin. */
 export const settingsSchema = z.strictObject({
   listen: listen.prefault("127.0.0.1:8000").describe("HOST:PORT; port 0 takes a free one"),
-  publicUrl: z
-    .url({ protocol: /^https?$/, error: "must be an http or https URL" })
+  publicUrl: publicUrl
     .optional()
-    .describe("the relay's address in URLs that it gives out; default: what the caller used"),
+    .describe(
+      "the relay's address in URLs that it gives out, as https://HOST[/PATH]; the URLs are wss:// for WebSockets and " +
+        "https:// for streams; default: what the caller used",
+    ),
   trustProxy: flag().prefault(false).describe("believe what the one proxy in front says in X-Forwarded-* headers"),
   engine: z
     .enum(["lmdb", "memory"], { error: "must be lmdb or memory" })
