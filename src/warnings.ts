@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from "fastify";
 import { flagOf, isPrivate, type Settings } from "./config.js";
 import { connectionsWithin, openFilesLimit } from "./open-files.js";
 import { readableByOthers } from "./trust/files.js";
+import { isLoopback } from "./trust/hosts.js";
 import type { ApiKeys } from "./trust/keys.js";
 import { STRONG_SECRET } from "./trust/tokens.js";
 
@@ -36,9 +37,22 @@ function warnOfReadableFiles(log: FastifyBaseLogger, { engine, dataDir, apiKeysF
   }
 }
 
+/** A proxy that does not say that it is one lets the world in to an open relay. */
+function warnOfProxy(log: FastifyBaseLogger, settings: Settings): void {
+  if (!isPrivate(settings)) return;
+  const { trustProxy, publicUrl } = settings;
+  const isPublic = publicUrl !== undefined && !isLoopback(new URL(publicUrl).hostname);
+  if (!trustProxy && !isPublic) return;
+  log.warn(
+    `${trustProxy ? "--trust-proxy" : "--public-url"} without keys: a proxy can let other machines in to this open ` +
+      "relay, which knows only of proxies that say so in headers: set --api-keys",
+  );
+}
+
 /** Loud, but no reason not to start. */
 export function warnOfWeakness(log: FastifyBaseLogger, settings: Settings, keys: ApiKeys | undefined): void {
   if (!keys && settings.insecureOpen) log.warn("open to other machines without keys: anyone can register and publish");
+  warnOfProxy(log, settings);
   warnOfWeakKeys(log, keys);
   warnOfOpenFiles(log, settings);
   warnOfReadableFiles(log, settings);

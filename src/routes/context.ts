@@ -5,9 +5,11 @@ import type { Settings } from "../config.js";
 import { formatNamed } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
 import type { Metrics } from "../metrics.js";
+import { prefixOf } from "./forwarded.js";
 import type { ApiKeys } from "../trust/keys.js";
 import type { Startup } from "../startup.js";
 import type { CallerLimits } from "./limits.js";
+import { isFromTrustedProxy } from "./origins.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
 import type { SparingLog } from "../sparing-log.js";
@@ -84,10 +86,19 @@ export function requestedTtl({ settings }: Context, { ttl }: ConnectionQuery): n
 
 /** The relay's own address as the caller sees it, without a slash at the end. */
 export function baseUrl({ settings, prefix }: Context, request: FastifyRequest): string {
-  if (settings.publicUrl !== undefined) return settings.publicUrl.replace(/\/+$/, "") + prefix;
+  if (settings.publicUrl !== undefined) return settings.publicUrl + prefix;
   const url = `${request.protocol.toLowerCase()}://${request.host}`;
   if (!URL.canParse(url) || /[/\\?#@]/.test(request.host)) throw new HttpError(400, "the Host header is not a host");
-  return url + prefix;
+  return url + forwardedPrefix(settings, request) + prefix;
+}
+
+/** Where a trusted proxy serves the relay, if that is not at the root. */
+function forwardedPrefix(settings: Settings, request: FastifyRequest): string {
+  const header = request.headers["x-forwarded-prefix"];
+  if (header === undefined || !isFromTrustedProxy(settings, request)) return "";
+  const prefix = prefixOf(header);
+  if (prefix === undefined) throw new HttpError(400, "X-Forwarded-Prefix must be a path such as /relay");
+  return prefix;
 }
 
 /** An answer that is for its receiver alone. */

@@ -1,8 +1,12 @@
 import { isIP } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { hasKeys, isPrivate, type Settings } from "../config.js";
+import { foreignHeader, proxyHeaders } from "./forwarded.js";
 import { hostOf, isLoopback } from "../trust/hosts.js";
 import { HttpError } from "./problems.js";
+
+/** Headers of one request that Node reads; it leaves out the others without a word. */
+const MAX_HEADERS = 1000;
 
 /** Whether a page of this origin may use the relay. @param allowed origins, `loopback` or `*` */
 export function isAllowedOrigin(origin: string, allowed: readonly string[]): boolean {
@@ -25,13 +29,17 @@ export function answerPreflight({ corsPreflightEnabled }: FastifyRequest, reply:
 /**
  * A browser carries requests from any site to any server that it can reach. A page of another site has no business
  * here, whatever its browser would let it read; and when only this machine is to reach the relay, neither has one whose
- * own name was made to point here (DNS rebinding), nor a caller from elsewhere.
+ * own name was made to point here (DNS rebinding), nor a caller from elsewhere, nor one for whom a proxy asks.
  */
 export function checkSource(settings: Settings) {
   const closed = isPrivate(settings);
-  return ({ headers, host, protocol, raw }: FastifyRequest): void => {
+  return (request: FastifyRequest): void => {
+    const { headers, host, protocol, raw } = request;
     checkHeaders(raw.rawHeaders, protocol);
-    if (closed) checkIsLocal(headers.host, raw.socket.localAddress);
+    if (closed) {
+      checkIsLocal(headers.host, raw.socket.localAddress);
+      checkIsNotForOthers(request, settings);
+    }
     const { origin } = headers;
     if (origin === undefined || isAllowedOrigin(origin, settings.allowedOrigins)) return;
     if (isOwnOrigin(origin, host, settings)) return;
@@ -52,8 +60,18 @@ function isOwnOrigin(origin: string, host: string, settings: Settings): boolean 
   return isFixed && URL.canParse(`${protocol}//${host}`) && new URL(`${protocol}//${host}`).host === asked;
 }
 
+/**
+ * Whether X-Forwarded-* headers of a request count. With `--trust-proxy` the relay believes whoever connects to it. As a
+ * plugin it believes whom the app around it believes (Fastify's `trustProxy`): the app has then taken the client's
+ * address from X-Forwarded-For, so that `ips` has more than the other end of the connection.
+ */
+export function isFromTrustedProxy({ trustProxy }: Settings, { ips = [] }: FastifyRequest): boolean {
+  return trustProxy || ips.length > 1;
+}
+
 /** What is ambiguous or is none of what it should be, whoever sent it: others on the way may have read it in another way. */
 function checkHeaders(rawHeaders: readonly string[], protocol: string): void {
+  if (rawHeaders.length >= 2 * MAX_HEADERS) throw new HttpError(431, `send fewer than ${MAX_HEADERS} headers`);
   let hosts = 0;
   for (let at = 0; at < rawHeaders.length; at += 2) {
     const name = rawHeaders[at] as string;
@@ -64,8 +82,9 @@ function checkHeaders(rawHeaders: readonly string[], protocol: string): void {
   if (!/^https?$/i.test(protocol)) throw new HttpError(400, "X-Forwarded-Proto must be http or https");
 }
 
+const ways = "set --api-keys, or --insecure-open to let in all who can reach it";
+
 function checkIsLocal(host: string | undefined, localAddress: string | undefined): void {
-  const ways = "set --api-keys, or --insecure-open to let in all who can reach it";
   if (localAddress !== undefined && !isLoopback(localAddress)) {
     throw new HttpError(403, `without keys this relay answers only on this machine's own addresses: ${ways}`);
   }
@@ -79,4 +98,28 @@ function checkIsLocal(host: string | undefined, localAddress: string | undefined
       `without keys this relay answers only to localhost, not to the host that was asked: ${ways}`,
     );
   }
+}
+
+/**
+ * A proxy on this machine connects from a loopback address and often rewrites `Host` to one, whoever its client is. So
+ * what it says of the client decides, and only if it is trusted. This holds for the relay's own server and as a plugin.
+ */
+function checkIsNotForOthers(request: FastifyRequest, settings: Settings): void {
+  const { headers } = request;
+  const seen = proxyHeaders(headers);
+  if (seen.length === 0) return;
+  if (!isFromTrustedProxy(settings, request)) {
+    throw new HttpError(
+      403,
+      `without keys this relay answers no proxies, and a proxy sent this request (${seen.join(", ")}): ${ways}; ` +
+        "with --trust-proxy it answers a proxy that asks for clients on this machine",
+    );
+  }
+  const foreign = foreignHeader(headers);
+  if (foreign === undefined) return;
+  throw new HttpError(
+    403,
+    `without keys this relay answers a proxy only for clients on this machine that ask for localhost, and ${foreign} ` +
+      `does not say so: ${ways}`,
+  );
 }

@@ -52,3 +52,15 @@ test("a directory that the relay makes itself is nobody else's", async () => {
   expect(existsSync(dataDir)).toBe(true);
   expect(await said(["--data-dir", dataDir])).not.toContain("can read");
 });
+
+test("an open relay that expects a proxy, or has a public URL, says at the start that it needs keys", async () => {
+  const memory = ["--engine", "memory"];
+  expect(await said([...memory, "--trust-proxy"])).toContain("--trust-proxy without keys");
+  expect(await said([...memory, "--public-url", "https://relay.example"])).toContain("--public-url without keys");
+  for (const quiet of [
+    ["--public-url", "http://localhost:8080/relay"],
+    ["--trust-proxy", "--insecure-open"],
+  ]) {
+    expect(await said([...memory, ...quiet])).not.toContain("a proxy can let");
+  }
+});

@@ -21,7 +21,7 @@ test("URLs have the host that the caller used, or the public one, and the prefix
   const behind = await startRelay({ publicUrl: "https://relay.example/base/" });
   const { url, stream_url, id } = await behind.register({ user_id: 1 });
   expect([url, stream_url]).toEqual([`wss://relay.example/base/ws/${id}`, `https://relay.example/base/stream/${id}`]);
-  const plain = await startRelay();
+  const plain = await startRelay({ insecureOpen: true });
   const port = new URL(plain.http).port;
   const answer = await fetch(`http://localhost:${port}/register`, {
     method: "POST",

@@ -222,7 +222,7 @@ describe("behind a proxy", () => {
 
   test("that is trusted, URLs are what its caller used; otherwise what was asked here", async () => {
     for (const trustProxy of [true, false]) {
-      const relay = await startRelay({ trustProxy });
+      const relay = await startRelay({ trustProxy, insecureOpen: true });
       const answer = await relay.send("POST", "/register", { user_id: 1 }, forwarded);
       const { url } = (await answer.json()) as { url: string };
       expect(new URL(url).origin).toBe(trustProxy ? "wss://relay.example" : relay.ws);
@@ -230,7 +230,7 @@ describe("behind a proxy", () => {
   });
 
   test("addresses are what it says last, not what others before it say of themselves", async () => {
-    const relay = await startRelay({ trustProxy: true, maxConnections: 1 });
+    const relay = await startRelay({ trustProxy: true, insecureOpen: true, maxConnections: 1 });
     const from = async (addresses: string): Promise<number> =>
       relay.connect("/echo", [], { "x-forwarded-for": addresses }).then(
         () => 101,
@@ -253,7 +253,7 @@ test.each([
   [{ trustProxy: true }, "https, ftp", 400],
   [{ trustProxy: true }, "HTTPS:", 400],
 ] as const)("%j: with X-Forwarded-Proto %j the answer is %i", async (settings, proto, status) => {
-  const relay = await startRelay(settings);
+  const relay = await startRelay({ ...settings, insecureOpen: true });
   const answer = await relay.send("POST", "/register", { user_id: 1 }, { "x-forwarded-proto": proto });
   expect(answer.status).toBe(status);
   if (status === 200) expect(((await answer.json()) as { url: string }).url).toMatch(/^wss?:/);
