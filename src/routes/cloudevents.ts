@@ -63,13 +63,27 @@ export function draftOfBinaryCloudEvent(
   return draftOfCloudEvent({ ...attributes, data }, () => (isJson ? memberSource(text) : undefined), maxMessage);
 }
 
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/**
+ * A value by section 3.1.3.2 of the HTTP binding: unquoted, then percent-decoded once. Characters beyond ASCII should be
+ * percent-encoded; some SDKs send them as UTF-8 instead.
+ * @param value as Node has it: a character for each byte
+ */
 function decodeHeader(name: string, value: string): string {
   try {
-    // Section 3.1.3.2: values are percent-encoded UTF-8.
-    return decodeURIComponent(value);
+    const text = utf8.decode(Buffer.from(value, "latin1"));
+    return decodeURIComponent(text.startsWith('"') ? unquoted(text) : text);
   } catch (cause) {
-    throw new RelayError("bad_request", `the header ${name} is not percent-encoded`, { cause });
+    throw new RelayError("bad_request", `the header ${name} is not percent-encoded UTF-8`, { cause });
   }
+}
+
+/** The value of a quoted string (RFC 9110 section 5.6.4). @throws it is none */
+function unquoted(text: string): string {
+  const inner = /^"((?:[^"\\]|\\.)*)"$/.exec(text)?.[1];
+  if (inner === undefined) throw new Error("a quote without its other one");
+  return inner.replaceAll(/\\(.)/g, "$1");
 }
 
 function boundedAttributes(attributes: object, maxBytes: number): string {
