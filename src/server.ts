@@ -1,5 +1,5 @@
 import { lookup } from "node:dns/promises";
-import type { ServerResponse } from "node:http";
+import { maxHeaderSize, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Writable } from "node:stream";
 import type { Server as TlsServer } from "node:tls";
@@ -126,13 +126,20 @@ function isReceiving(socket: Socket): boolean {
   return answer !== null && answer !== undefined && !answer.req.complete && !answer.headersSent;
 }
 
+/** What Node finds wrong with a request that is HTTP. */
+const DETAILS: Record<number, string> = {
+  408: "the request did not arrive whole in time",
+  431: `the URL and the headers are too large: together they may have ${maxHeaderSize} bytes`,
+};
+
 /** What is not even HTTP is answered as an error too, if it can be. */
 function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
   const { code = "" } = error;
   // What is not about HTTP is of the connection itself, as a handshake that does not come to its end.
   if (!/^(?:HPE_|ERR_HTTP_)/.test(code) || !socket.writable) return void socket.destroy();
   const status = { ERR_HTTP_REQUEST_TIMEOUT: 408, HPE_HEADER_OVERFLOW: 431 }[code] ?? 400;
-  const answer = problem(status, "this is not a request that can be understood", "bad_request");
+  const detail = DETAILS[status] ?? "this is not a request that can be understood";
+  const answer = problem(status, detail, "bad_request");
   const body = JSON.stringify(answer);
   socket.end(
     `HTTP/1.1 ${status} ${answer.title}\r\nContent-Type: application/problem+json\r\n` +

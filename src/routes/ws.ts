@@ -22,6 +22,11 @@ import { socketEncoders } from "./socket.js";
 /** The clients of requests that are about to be connections, and whether these are to be told of a gap. */
 const arrivals = new WeakMap<IncomingMessage, Arrival>();
 
+/** A proxy drops both headers unless it is told to pass them on (RFC 9110 section 7.6.1). */
+const NO_UPGRADE =
+  "this is a WebSocket: connect with a WebSocket client; if you did, a proxy on the way may have dropped the headers " +
+  "Upgrade and Connection: have it send both on, over HTTP/1.1";
+
 interface Arrival {
   readonly id: ClientId;
   readonly gap: boolean;
@@ -35,7 +40,7 @@ export function gapHeader(headers: string[], request: IncomingMessage): void {
 export function wsRoutes(app: FastifyInstance, context: Context): void {
   const { startup, settings, limits } = context;
   const plain = async (): Promise<never> => {
-    throw new HttpError(426, "this is a WebSocket: connect with a WebSocket client", { upgrade: "websocket" });
+    throw new HttpError(426, NO_UPGRADE, { upgrade: "websocket" });
   };
 
   const run = (socket: WebSocket, request: FastifyRequest, otherwise: Format, inLobby: boolean): void => {

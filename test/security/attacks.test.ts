@@ -1,3 +1,4 @@
+import { maxHeaderSize } from "node:http";
 import { deflateRawSync, gzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { Bare, upgrade } from "../support/bare.js";
@@ -118,11 +119,24 @@ describe("slow requests are ended, and do not keep others waiting", () => {
     clearInterval(trickle);
   });
 
-  test("headers that are too large, or too many", async () => {
+  test.each([
+    ["a header", `GET /health HTTP/1.1\r\nHost: localhost\r\nX: ${"x".repeat(maxHeaderSize)}\r\n\r\n`],
+    ["headers", `GET /health HTTP/1.1\r\nHost: localhost\r\n${"X: y\r\n".repeat(maxHeaderSize / 2)}\r\n`],
+    ["a URL", `GET /health?${"x".repeat(maxHeaderSize)} HTTP/1.1\r\nHost: localhost\r\n\r\n`],
+    ["a WebSocket's URL", `${upgrade(`/ws?token=${"x".repeat(maxHeaderSize)}`)}\r\n\r\n`],
+  ])("%s beyond the limit: 431 says the limit", async (_, request) => {
     const relay = await startRelay();
     const bare = await Bare.open(relay.http);
-    bare.write(`GET /health HTTP/1.1\r\nHost: localhost\r\nX: ${"x".repeat(20_000)}\r\n\r\n`);
-    expect(await bare.closed).toMatch(/^HTTP\/1.1 431 /);
+    bare.write(request);
+    const answer = await bare.closed;
+    expect(answer).toMatch(/^HTTP\/1.1 431 /);
+    expect(answer).toMatch(new RegExp(`"detail":"the URL and the headers are too large[^"]* ${maxHeaderSize} bytes"`));
+  });
+
+  test("a URL within the limit is answered, however long", async () => {
+    const relay = await startRelay();
+    expect((await relay.fetch(`/health?${"x".repeat(maxHeaderSize - 1000)}`)).status).toBe(200);
+    expect((await relay.fetch(`/ws/${"x".repeat(maxHeaderSize - 1000)}`)).status).toBe(414);
   });
 });
 
