@@ -71,7 +71,7 @@ const jwksUrl = z.url({ error: "must be an https URL" }).refine((text) => {
   return protocol === "https:" || (protocol === "http:" && isLoopback(hostname));
 }, "must be an https URL; http only on this machine");
 
-/** As it begins in URLs that are given out: without a slash at its end. */
+/** Becomes the start of URLs that are given out, so it has no slash at its end. */
 const publicUrl = z.string().transform((text, context) => {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url && /^https?:$/.test(url.protocol) && url.href === url.origin + url.pathname && !/[?#]/.test(text)) {

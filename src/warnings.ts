@@ -37,15 +37,15 @@ function warnOfReadableFiles(log: FastifyBaseLogger, { engine, dataDir, apiKeysF
   }
 }
 
-/** A proxy that does not say that it is one lets the world in to an open relay. */
+/** The relay cannot detect a proxy that adds no header, and through such a proxy everyone reaches an open relay. */
 function warnOfProxy(log: FastifyBaseLogger, settings: Settings): void {
   if (!isPrivate(settings)) return;
   const { trustProxy, publicUrl } = settings;
   const isPublic = publicUrl !== undefined && !isLoopback(new URL(publicUrl).hostname);
   if (!trustProxy && !isPublic) return;
   log.warn(
-    `${trustProxy ? "--trust-proxy" : "--public-url"} without keys: a proxy can let other machines in to this open ` +
-      "relay, which knows only of proxies that say so in headers: set --api-keys",
+    `${trustProxy ? "--trust-proxy" : "--public-url"} without keys: through a proxy that adds no X-Forwarded-* headers ` +
+      "everyone can use this relay: set --api-keys",
   );
 }
 

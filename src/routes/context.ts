@@ -92,7 +92,7 @@ export function baseUrl({ settings, prefix }: Context, request: FastifyRequest):
   return url + forwardedPrefix(settings, request) + prefix;
 }
 
-/** Where a trusted proxy serves the relay, if that is not at the root. */
+/** The path under which a trusted proxy serves the relay; empty at the root. */
 function forwardedPrefix(settings: Settings, request: FastifyRequest): string {
   const header = request.headers["x-forwarded-prefix"];
   if (header === undefined || !isFromTrustedProxy(settings, request)) return "";

@@ -2,18 +2,18 @@ import type { IncomingHttpHeaders } from "node:http";
 import { isIP } from "node:net";
 import { hostOf, isLoopback } from "../trust/hosts.js";
 
-/** Characters of a prefix. */
+/** Maximum number of characters of a prefix. */
 const MAX_PREFIX = 256;
 
-/** Names of the headers by which a request shows that a proxy sent it, in lower case. Not all proxies send any. */
+/** The headers that show that a proxy sent the request; names in lower case. Some proxies add no such header. */
 export function proxyHeaders(headers: IncomingHttpHeaders): string[] {
   return Object.keys(headers).filter((name) => /^(?:forwarded|via|x-real-ip|x-forwarded-.*)$/.test(name));
 }
 
 /**
- * The header that keeps a proxied request from being one of this machine to this machine; undefined when it is one. The
- * proxy must name its client (X-Forwarded-For) and the host that the client asked for (X-Forwarded-Host). Every address
- * and host in these, in Forwarded and in X-Real-IP must be loopback. Whatever cannot be read as one counts as foreign.
+ * Names the first header that does not say that the proxy's client is on this machine and asked for this machine;
+ * undefined when all headers say so. The proxy must send X-Forwarded-For and X-Forwarded-Host. Every address and host in
+ * these, in Forwarded and in X-Real-IP must be loopback. A value that is not an address or a host counts as foreign.
  */
 export function foreignHeader(headers: IncomingHttpHeaders): string | undefined {
   const { "x-forwarded-for": clients = "", "x-forwarded-host": hosts = "" } = headers;
@@ -23,14 +23,14 @@ export function foreignHeader(headers: IncomingHttpHeaders): string | undefined 
   return (headers.forwarded ?? "").split(/[;,]/).every(isOwnPair) ? undefined : "Forwarded";
 }
 
-/** The items of a header, also of one that was sent several times. An empty header is one empty item. */
+/** The items of a header; Node joins headers of one name with commas. An empty header has one empty item. */
 function listed(value: string | string[]): string[] {
   return String(value)
     .split(",")
     .map((item) => item.trim());
 }
 
-/** An address as proxies write it: alone or with a port; IPv6 also in brackets. Names and `unknown` are none. */
+/** Whether it is a loopback address, with or without a port; IPv6 may have brackets. Names such as `unknown` are not. */
 function isOwnAddress(text: string): boolean {
   const [, bracketed, plain] = /^(?:\[([\da-f:.]+)\]|([\d.]+))(?::\d{1,5})?$/i.exec(text) ?? [];
   const address = bracketed ?? plain ?? text;
@@ -43,8 +43,8 @@ function isOwnHost(text: string): boolean {
 }
 
 /**
- * A pair of the Forwarded header (RFC 7239 section 4), or nothing between two separators. Separators and backslashes
- * inside quotes are in no address and no host, so the pieces of such a pair are refused.
+ * Whether a pair of the Forwarded header (RFC 7239 section 4) names no address and no host but loopback ones. The header
+ * is split at every separator, also inside quotes: no address or host has one, so the pieces are refused.
  */
 function isOwnPair(text: string): boolean {
   if (text.trim() === "") return true;
@@ -63,15 +63,16 @@ function isOwnPair(text: string): boolean {
 }
 
 /**
- * The path under which a proxy serves the relay, from X-Forwarded-Prefix, without a slash at the end. Of several values
- * the last one counts, as with the other X-Forwarded-* headers: that one is the trusted proxy's own.
- * @returns undefined when it is no such path
+ * The path under which a proxy serves the relay, without a slash at the end. Of several values the last one counts, as
+ * with the other X-Forwarded-* headers: the trusted proxy added it.
+ * @param header X-Forwarded-Prefix
+ * @returns undefined when the header is not a path
  */
 export function prefixOf(header: string | string[]): string | undefined {
   const prefix = listed(header).at(-1) as string;
   if (prefix.length > MAX_PREFIX || !/^(?=\/)(?:\/(?:[\w.~!$&'()*+;=:@-]|%[\da-f]{2})+)*\/?$/i.test(prefix))
     return undefined;
-  // Dot segments, also percent-encoded ones, would make the URL one of another path.
+  // Clients resolve dot segments, also percent-encoded ones, to another path.
   if (new URL(prefix, "http://localhost").pathname !== prefix) return undefined;
   return prefix.replace(/\/$/, "");
 }

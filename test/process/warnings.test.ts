@@ -61,6 +61,6 @@ test("an open relay that expects a proxy, or has a public URL, says at the start
     ["--public-url", "http://localhost:8080/relay"],
     ["--trust-proxy", "--insecure-open"],
   ]) {
-    expect(await said([...memory, ...quiet])).not.toContain("a proxy can let");
+    expect(await said([...memory, ...quiet])).not.toContain("without keys: through a proxy");
   }
 });
