@@ -34,7 +34,9 @@ export function skipped(name: string, cause?: unknown): void {
 
 function find(name: string): string | undefined {
   try {
-    return execFileSync("sh", ["-c", `command -v "$1"`, "sh", name], { encoding: "utf8" }).trim() || undefined;
+    // Debian has nginx and haproxy where only root looks for programs.
+    const script = `PATH="$PATH:/usr/sbin"; command -v "$1"`;
+    return execFileSync("sh", ["-c", script, "sh", name], { encoding: "utf8" }).trim() || undefined;
   } catch {
     return undefined;
   }
