@@ -12,15 +12,17 @@ export function proxyHeaders(headers: IncomingHttpHeaders): string[] {
 
 /**
  * Names the first header that does not say that the proxy's client is on this machine and asked for this machine;
- * undefined when all headers say so. The proxy must send X-Forwarded-For and X-Forwarded-Host. Every address and host in
- * these, in Forwarded and in X-Real-IP must be loopback. A value that is not an address or a host counts as foreign.
+ * undefined when all headers say so. One of X-Forwarded-For, X-Real-IP and Forwarded must name the client. Every address
+ * and host in these and in X-Forwarded-Host must be loopback. A value that is not an address or a host counts as foreign.
  */
 export function foreignHeader(headers: IncomingHttpHeaders): string | undefined {
-  const { "x-forwarded-for": clients = "", "x-forwarded-host": hosts = "" } = headers;
-  if (!listed(clients).every(isOwnAddress)) return "X-Forwarded-For";
-  if (!listed(hosts).every(isOwnHost)) return "X-Forwarded-Host";
-  if (!listed(headers["x-real-ip"] ?? "::1").every(isOwnAddress)) return "X-Real-IP";
-  return (headers.forwarded ?? "").split(/[;,]/).every(isOwnPair) ? undefined : "Forwarded";
+  const { "x-forwarded-for": clients, "x-real-ip": client, "x-forwarded-host": hosts, forwarded } = headers;
+  if (clients !== undefined && !listed(clients).every(isOwnAddress)) return "X-Forwarded-For";
+  if (client !== undefined && !listed(client).every(isOwnAddress)) return "X-Real-IP";
+  if (hosts !== undefined && !listed(hosts).every(isOwnHost)) return "X-Forwarded-Host";
+  if (forwarded !== undefined && !forwarded.split(/[;,]/).every(isOwnPair)) return "Forwarded";
+  const isNamed = clients !== undefined || client !== undefined || /(?:^|[;,\s])for=/i.test(forwarded ?? "");
+  return isNamed ? undefined : "X-Forwarded-For";
 }
 
 /** The items of a header; Node joins headers of one name with commas. An empty header has one empty item. */

@@ -183,11 +183,15 @@ test("lists that a change leaves as they are stay the same lists", () => {
 test("weighing a client again takes no look at its topics", () => {
   const lists = Array.from({ length: 64 }, (_, index) => [...longTopics(900, "all"), `more.${index}`]);
   const record = changedWith(clientWith([]), lists);
-  const weight = weightOf(record);
-  const began = performance.now();
-  for (let round = 0; round < 1000; round++) expect(weightOf(record)).toBe(weight);
-  // With a look at each of 58,000 topics it takes more than a second.
-  expect(performance.now() - began).toBeLessThan(200);
+  const time = (): number => {
+    const began = performance.now();
+    weightOf(record);
+    return performance.now() - began;
+  };
+  const first = time();
+  // The first look is at each of 58,000 topics. The median, as anything may come in between.
+  const others = Array.from({ length: 101 }, time).sort((a, b) => a - b);
+  expect(others[50]).toBeLessThan(first / 5);
 });
 
 test("a change that leaves the topics as they are is none", () => {

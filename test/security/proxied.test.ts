@@ -72,6 +72,9 @@ describe("an open relay with --trust-proxy answers a proxy for clients on this m
   test.each([
     [],
     OWN,
+    ["X-Forwarded-For: 127.0.0.1"],
+    ["X-Real-IP: 127.0.0.1"],
+    ["Forwarded: for=127.0.0.1;host=localhost"],
     ["X-Forwarded-For: ::1", "X-Forwarded-Host: [::1]:80"],
     ["X-Forwarded-For: 127.0.0.1:4711, [::1]:4711", "X-Forwarded-Host: LOCALHOST, app.localhost"],
     ["X-Forwarded-For: ::ffff:127.0.0.1", "X-Forwarded-For: 127.0.0.2", "X-Forwarded-Host: 127.0.0.1"],
@@ -85,12 +88,14 @@ describe("an open relay with --trust-proxy answers a proxy for clients on this m
   });
 
   test.each([
-    // What is not said is not known.
-    ["X-Forwarded-For: 127.0.0.1"],
+    // Nobody names the client.
     ["X-Forwarded-Host: localhost"],
     ["X-Forwarded-Proto: http"],
     ["Via: 1.1 proxy"],
-    ["Forwarded: for=127.0.0.1;host=localhost"],
+    ["Forwarded: host=localhost"],
+    ["Forwarded:"],
+    ["X-Real-IP: 192.0.2.1"],
+    ["Forwarded: for=192.0.2.1"],
     // One of several from elsewhere, first or last, in one header or two.
     ["X-Forwarded-For: 192.0.2.1", "X-Forwarded-Host: localhost"],
     ["X-Forwarded-For: 127.0.0.1, 192.0.2.1", "X-Forwarded-Host: localhost"],
