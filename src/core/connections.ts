@@ -1,7 +1,8 @@
 import { Backlog } from "./backlog.js";
-import { type ClientId, type ClientRecord, lostEnd, type Progress, withPosition } from "./client.js";
+import { type ClientId, type ClientRecord, lostEnd, withPosition } from "./client.js";
 import { type Clients, notFound } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
+import { Cursors } from "./cursors.js";
 import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
 import type { LimitName } from "./errors.js";
@@ -9,9 +10,7 @@ import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log, Reach, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
-import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
-import { withoutTrimmed } from "./sent.js";
 import { Wheel } from "./wheel.js";
 
 export interface ConnectionSettings {
@@ -25,9 +24,6 @@ export interface ConnectionSettings {
   /** Told of each limit that is reached without an error. */
   readonly limited: (limit: LimitName) => void;
 }
-
-/** How often the progress of clients is handed to the engine, in milliseconds (product section 7: at most a second behind). */
-const PROGRESS_EVERY = 1000;
 
 /** Shutting down spreads the reconnects: this many clients are to come back in each second, over a second at least. */
 const RECONNECTS_PER_SECOND = 2000;
@@ -45,14 +41,13 @@ export interface OpenOptions {
 export class Connections {
   private readonly shared: Shared;
   private readonly backlog: Backlog;
-  private readonly moved = new Map<ClientId, Progress>();
+  private readonly cursors: Cursors;
   /** Connections that are being opened, by client. */
   private readonly opening = new Map<ClientId, Promise<Connection>>();
-  private readonly timer: NodeJS.Timeout;
   private stopped = false;
 
   constructor(
-    private readonly engine: Engine,
+    engine: Engine,
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly clients: Clients,
@@ -60,6 +55,7 @@ export class Connections {
     private readonly settings: ConnectionSettings,
   ) {
     const { maxBuffer, totalBuffer, limited } = settings;
+    this.cursors = new Cursors(engine, log, registry);
     this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
     this.shared = {
       log,
@@ -69,9 +65,8 @@ export class Connections {
       backlog: this.backlog,
       maxReplay: settings.maxReplay,
       limited: settings.limited,
-      moved: (reader) => this.note(reader),
+      moved: (reader) => this.cursors.note(reader),
     };
-    this.timer = setInterval(() => void this.keepProgress(), PROGRESS_EVERY).unref();
   }
 
   /** How many connections are open here. */
@@ -149,24 +144,29 @@ export class Connections {
   async stop(): Promise<void> {
     this.stopped = true;
     const readers = [...this.registry.connected()];
-    for (const { connection } of readers) if (connection instanceof Connection) this.noteQuiet(connection);
+    for (const { connection } of readers) if (connection instanceof Connection) this.cursors.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
     for (const reader of readers) {
       reader.connection?.close(restarting(Math.round(Math.random() * spread)));
       // The client may confirm what was on its way when it comes back.
-      if (reader.sent.length > 0) this.note(reader);
+      if (reader.sent.length > 0) this.cursors.note(reader);
     }
-    clearInterval(this.timer);
+    this.cursors.stop();
     this.shared.pings.stop();
     this.shared.beats.stop();
     await this.keepProgress();
+  }
+
+  /** Hands on to the engine how far clients have confirmed. Never rejects. */
+  keepProgress(): Promise<void> {
+    return this.cursors.keep();
   }
 
   private async claim(id: ClientId, since: Since | undefined): Promise<Reach> {
     try {
       const reach = await this.preview(id, since);
       // It may go back: how far it was before is known to `update`, and not to be noted after that.
-      this.moved.delete(id);
+      this.cursors.forget(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
       return reach;
     } catch (error) {
@@ -199,37 +199,10 @@ export class Connections {
   }
 
   private beat(connection: Connection): void {
-    this.noteQuiet(connection);
+    this.cursors.noteQuiet(connection);
     const { pingInterval } = this.settings;
     if (connection.beat(pingInterval)) this.shared.beats.add(connection, pingInterval);
     else connection.close(SILENT);
-  }
-
-  /** A client that is owed nothing goes along with the log, though nobody asks it to confirm that. */
-  private noteQuiet(connection: Connection): void {
-    const { reader } = connection;
-    connection.settle();
-    if (compareIds(reader.cursor, reader.noted) > 0) this.note(reader);
-  }
-
-  private note(reader: Reader): void {
-    reader.noted = reader.cursor;
-    this.registry.prune(reader);
-    reader.received = withoutTrimmed(reader.received, this.log.floor);
-    const { cursor, confirmed, received, sent } = reader;
-    this.moved.set(reader.id, { cursor, confirmed, received, sent });
-  }
-
-  /** Hands on to the engine how far clients have confirmed. Never rejects. */
-  async keepProgress(): Promise<void> {
-    if (this.moved.size === 0) return;
-    const moved = new Map(this.moved);
-    this.moved.clear();
-    try {
-      await this.engine.clients.move(moved);
-    } catch {
-      // The engine has taken it, and writes it with the next commit that succeeds.
-    }
   }
 }
 
