@@ -11,7 +11,7 @@ import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
 import { Metrics } from "./metrics.js";
 import { consoleRoutes } from "./routes/console.js";
-import type { Context } from "./routes/context.js";
+import { type Context, shortId } from "./routes/context.js";
 import { healthRoutes } from "./routes/health.js";
 import { addHooks } from "./routes/hooks.js";
 import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
@@ -49,6 +49,9 @@ const LOAD_WITHIN = 5000;
 
 /** Log lines for messages in the lobby. */
 const LOBBY_LINES = { burst: 100, perSecond: 10 };
+
+/** Log lines for contested clients, all together. */
+const CONTEST_LINES = { burst: 10, perSecond: 1 / 6 };
 
 /** Milliseconds for the other end to answer a close frame. */
 const CLOSE_TIMEOUT = 3000;
@@ -97,9 +100,18 @@ export async function addRelay(
   app: FastifyInstance,
   { settings, keys, engine, metrics = new Metrics() }: RelayParts,
 ): Promise<Startup> {
+  const contestLog = new SparingLog(CONTEST_LINES.burst, CONTEST_LINES.perSecond);
   const startup = new Startup({
     open: async (loading) => engine ?? openEngine(app, settings, loading),
-    settings: { ...settings, limited: (limit) => metrics.limited(limit) },
+    settings: {
+      ...settings,
+      limited: (limit) => metrics.limited(limit),
+      contested: (id, user, takeovers) =>
+        contestLog.line((unlogged) => {
+          const line = { client: shortId(id), user_id: user, takeovers, ...unlogged };
+          app.log.warn(line, "connections of one client replace each other: does more than one reader use its URL?");
+        }),
+    },
     prepare: (relay) => {
       // From here on a client whose key is gone is refused; it is removed in its own time.
       if (keys) void relay.clients.retainKeys(keys.names);

@@ -80,6 +80,10 @@ export class Connection implements ReaderConnection {
     return this.state === "closed";
   }
 
+  get open(): boolean {
+    return !this.closed && this.sink.open;
+  }
+
   get sent(): readonly Sent[] {
     return this.unconfirmed.sent(this.position);
   }

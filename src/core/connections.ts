@@ -5,15 +5,15 @@ import { Connection, type Shared } from "./connection.js";
 import { Cursors } from "./cursors.js";
 import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
-import type { LimitName } from "./errors.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log, Reach, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Registry } from "./registry.js";
+import { Takeovers, type TakeoverSettings } from "./takeovers.js";
 import { Wheel } from "./wheel.js";
 
-export interface ConnectionSettings {
+export interface ConnectionSettings extends TakeoverSettings {
   /** Bytes that may wait for one connection, and for all together. */
   readonly maxBuffer: number;
   readonly totalBuffer: number;
@@ -21,8 +21,6 @@ export interface ConnectionSettings {
   readonly pingInterval: number;
   /** Events that one connection may get over again. */
   readonly maxReplay: number;
-  /** Told of each limit that is reached without an error. */
-  readonly limited: (limit: LimitName) => void;
 }
 
 /** Shutting down spreads the reconnects: this many clients are to come back in each second, over a second at least. */
@@ -43,7 +41,8 @@ export class Connections {
   private readonly backlog: Backlog;
   private readonly cursors: Cursors;
   /** Connections that are being opened, by client. */
-  private readonly opening = new Map<ClientId, Promise<Connection>>();
+  private readonly opening = new Map<ClientId, Promise<Connection | undefined>>();
+  private readonly takeovers: Takeovers;
   private stopped = false;
 
   constructor(
@@ -56,6 +55,7 @@ export class Connections {
   ) {
     const { maxBuffer, totalBuffer, limited } = settings;
     this.cursors = new Cursors(engine, log, registry);
+    this.takeovers = new Takeovers(settings);
     this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
     this.shared = {
       log,
@@ -84,11 +84,24 @@ export class Connections {
     return this.reach(await this.clients.get(id), since);
   }
 
+  /** Whether the client's connections replace each other so often that newer ones wait. */
+  isContested(id: ClientId): boolean {
+    return this.takeovers.isContested(id);
+  }
+
   /**
-   * Gives a client its connection; an older one of the same client is closed.
+   * Gives a client its connection; an older one of the same client is closed. While the client is contested, this waits
+   * before it takes over from an open connection.
+   * @returns undefined when the sink did not become the connection: it has gone away or was closed meanwhile
    * @throws {RelayError} not_found
    */
-  async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection> {
+  async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection | undefined> {
+    const isTaken = this.registry.get(id)?.connection?.open === true || this.opening.has(id);
+    if (isTaken && !this.stopped && this.isContested(id)) {
+      if (!(await this.takeovers.wait(id, sink, encoder))) return undefined;
+    }
+    // Those that still wait are older than this one.
+    else this.takeovers.refuse(id, REPLACED);
     // Open the connections of one client one after the other, so that each closes the one before it.
     const before = this.opening.get(id);
     const connection = (async () => {
@@ -103,11 +116,21 @@ export class Connections {
     }
   }
 
-  private async openNext(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions): Promise<Connection> {
+  private async openNext(
+    id: ClientId,
+    sink: Sink,
+    encoder: Encoder,
+    options: OpenOptions,
+  ): Promise<Connection | undefined> {
     const { since, manualAck = false, gapSaid = false } = options;
     await this.clients.get(id);
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
+    if (replaced?.connection?.open) {
+      // The newcomer has gone away meanwhile: the present connection stays.
+      if (!sink.open) return undefined;
+      this.takeovers.note(id, replaced.userId);
+    }
     if (replaced) this.registry.release(replaced, REPLACED);
     const { position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
@@ -135,9 +158,16 @@ export class Connections {
     if (reader.connection !== connection) return;
     connection.closedBy(code);
     this.registry.detach(reader);
+    // The client does not lose its connection when another one waits for it.
+    if (this.takeovers.letIn(reader.id)) return;
     // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
     await this.clients.park(reader);
+  }
+
+  /** Closes the connections that wait for a client. To be called when this relay no longer holds it. */
+  refuse(id: ClientId, disconnect: Disconnect): void {
+    this.takeovers.refuse(id, disconnect);
   }
 
   /** Ends all connections, each with its own time to come back. */
@@ -146,11 +176,13 @@ export class Connections {
     const readers = [...this.registry.connected()];
     for (const { connection } of readers) if (connection instanceof Connection) this.cursors.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
+    const disconnect = (): Disconnect => restarting(Math.round(Math.random() * spread));
     for (const reader of readers) {
-      reader.connection?.close(restarting(Math.round(Math.random() * spread)));
+      reader.connection?.close(disconnect());
       // The client may confirm what was on its way when it comes back.
       if (reader.sent.length > 0) this.cursors.note(reader);
     }
+    this.takeovers.stop(disconnect);
     this.cursors.stop();
     this.shared.pings.stop();
     this.shared.beats.stop();

@@ -29,6 +29,7 @@ export const LIMIT_NAMES = [
   "bad_frames",
   "replay_events",
   "total_buffer",
+  "takeovers",
   "waits",
   "idempotency_keys",
 ] as const;

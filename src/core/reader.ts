@@ -7,6 +7,8 @@ import { type Sent, withAllSent } from "./sent.js";
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {
+  /** Whether what it sends still has a chance to arrive. */
+  readonly open: boolean;
   /** Hands over an event that was just published. @returns whether it took it */
   deliver(event: Event, before: EventId): boolean;
   /** What it was sent and has not confirmed. */

@@ -106,7 +106,9 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
-    this.registry.release(reader, removed ? REMOVED : REPLACED);
+    const why = removed ? REMOVED : REPLACED;
+    this.registry.release(reader, why);
+    this.connections.refuse(client, why);
     this.registry.drop(reader);
   }
 

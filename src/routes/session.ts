@@ -35,6 +35,8 @@ export class SocketSession {
   private connection: Connection | undefined;
   private frames: Frames | undefined;
   private busy = true;
+  /** Whether to log its beginning and its end. For a contested client, the relay logs the number of connections instead. */
+  private isLogged = true;
 
   constructor(
     private readonly context: Context,
@@ -67,13 +69,17 @@ export class SocketSession {
   private async open(id: string, gapSaid: boolean): Promise<void> {
     const { context, sink, encoder } = this;
     const options = { ...connectionOptions(this.request), gapSaid };
-    this.connection = await context.startup.relay.connections.open(id, sink, encoder, options);
+    const { connections } = context.startup.relay;
+    this.connection = await connections.open(id, sink, encoder, options);
+    // Another connection has the client. This socket is closed already.
+    if (!this.connection) return;
+    this.isLogged = !connections.isContested(id);
     const { readyState, CLOSED, OPEN } = this.socket;
     if (readyState === CLOSED) return this.closed(1006);
     // It may have been closed already, and is to be heard when the other end answers that.
     if (readyState !== OPEN) return;
     this.frames = new Frames(context, this.connection, encoder, this.inLobby);
-    this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
+    if (this.isLogged) this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
     await this.work();
   }
 
@@ -150,7 +156,7 @@ export class SocketSession {
     const { connection } = this;
     if (!connection) return;
     this.connection = undefined;
-    this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
+    if (this.isLogged) this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
     void this.context.startup.relay.connections.closed(connection, code).catch((error: unknown) => this.fail(error));
   }
 

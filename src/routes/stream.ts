@@ -144,19 +144,21 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     response.flushHeaders();
     if (framing.start) response.write(framing.start);
     const sink = new StreamSink(response, socket, framing);
-    const connection = await startup.relay.connections
+    const { connections } = startup.relay;
+    const connection = await connections
       .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
       .catch((error: unknown) => request.log.warn({ err: error }, "stream did not open"));
     if (!connection) {
       response.end();
       return;
     }
-    request.log.info({ user_id: connection.reader.userId, client: shortId(id) }, "connected");
+    const { userId } = connection.reader;
+    // For a contested client, the relay logs the number of connections instead.
+    const isLogged = !connections.isContested(id);
+    if (isLogged) request.log.info({ user_id: userId, client: shortId(id) }, "connected");
     const closed = (): void => {
-      request.log.info({ user_id: connection.reader.userId }, "disconnected");
-      startup.relay.connections
-        .closed(connection)
-        .catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
+      if (isLogged) request.log.info({ user_id: userId }, "disconnected");
+      connections.closed(connection).catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
     };
     if (response.destroyed) closed();
     else response.once("close", closed);

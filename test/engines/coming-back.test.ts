@@ -4,7 +4,7 @@ import { Log } from "../../src/core/log.js";
 import type { EventId } from "../../src/core/id.js";
 import { compareIds } from "../../src/core/id.js";
 import { Changes } from "../../src/engines/lmdb/tables.js";
-import { lineEncoders, MemorySink, open, turns } from "../support/sink.js";
+import { MemorySink, open, turns } from "../support/sink.js";
 import { pong, Stage } from "../support/stage.js";
 
 afterEach(() => {
@@ -63,7 +63,7 @@ describe("a history that was lost", () => {
     await stage.relay.clients.change(stage.id, {}, { subscribe: ["q"] });
     const sink = new MemorySink();
     sink.stalled = true;
-    const connection = await stage.relay.connections.open(stage.id, sink, lineEncoders.json, { since: "start" });
+    const { connection } = await open(stage.relay, stage.id, { since: "start" }, sink);
     await turns(40);
     expect(connection.live).toBe(false);
     for (let n = 0; n < 160; n++) await stage.publish({ topic: "other" });
@@ -177,7 +177,8 @@ test("after several quick restarts an event lasts no longer than its ttl", async
 async function goBack({ relay, id }: Stage): Promise<void> {
   const sink = new MemorySink();
   sink.open = false;
-  await relay.connections.closed(await relay.connections.open(id, sink, lineEncoders.json, { since: "start" }));
+  const { connection } = await open(relay, id, { since: "start" }, sink);
+  await relay.connections.closed(connection);
 }
 
 test("what was taken with a permission before it could be sent is not confirmed by since, after the client has gone back", async () => {

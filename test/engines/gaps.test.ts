@@ -1,8 +1,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import type { Encoder } from "../../src/core/encoder.js";
-import type { Opened } from "../support/sink.js";
-import { lineEncoders, MemorySink, turns } from "../support/sink.js";
+
+import { lineEncoders, MemorySink, open, type Opened, turns } from "../support/sink.js";
 import { pong, Stage } from "../support/stage.js";
 
 /** What the first frame says. */
@@ -16,13 +15,9 @@ async function isGapKnown(stage: Stage): Promise<boolean> {
 }
 
 async function openRaw(stage: Stage, isTold = false): Promise<Opened> {
-  const sink = new MemorySink();
-  const raw: Encoder = lineEncoders.raw;
-  const connection = await stage.relay.connections.open(stage.id, sink, raw, {
-    gapSaid: isTold,
-  });
+  const opened = await open(stage.relay, stage.id, { gapSaid: isTold }, new MemorySink(), lineEncoders.raw);
   await turns(20);
-  return { sink, connection };
+  return opened;
 }
 
 /** More than the log keeps. */

@@ -14,7 +14,8 @@ async function goBackUnseen(stage: Stage, to: EventId): Promise<void> {
   const sink = new MemorySink();
   sink.open = false;
   const { connections, clients } = stage.relay;
-  await connections.closed(await connections.open(stage.id, sink, lineEncoders.json, { since: { id: to } }));
+  const { connection } = await open(stage.relay, stage.id, { since: { id: to } }, sink);
+  await connections.closed(connection);
   expect(sink.events).toEqual([]);
   await clients.change(stage.id, { set: ["b"] });
 }

@@ -28,6 +28,7 @@ test("the format is chosen by subprotocol, or by query, and is raw otherwise", a
     await client.settled();
     await relay.publish({ topic: "cats", message: "m", ttl: 0 });
     const frame = await client.next();
+    await client.close();
     return [client.socket.protocol, frame === "m" ? "raw" : frame.includes("specversion") ? "cloudevents" : "json"];
   };
   expect(await chosen("")).toEqual(["", "raw"]);
@@ -96,7 +97,9 @@ test("since: an id, a time back, the start, the head; and Last-Event-ID", async 
   const from = async (query: string, headers: Record<string, string> = {}) => {
     const client = await relay.connect(`${url}?format=json&ack=manual${query}`, [], headers);
     expect((await greeting(client)).gap).toBe(false);
-    return (await client.settled()).map((frame) => (JSON.parse(frame) as { message: unknown }).message);
+    const frames = await client.settled();
+    await client.close();
+    return frames.map((frame) => (JSON.parse(frame) as { message: unknown }).message);
   };
   expect(await from("&since=0")).toEqual([0, 1, 2, 3]);
   expect(await from(`&since=${ids[1]}`)).toEqual([2, 3]);

@@ -327,6 +327,18 @@ test("waits: so many publishers may wait, and what is refused is not published",
   await relay.publish(event, "?wait=0");
 });
 
+test("takeovers: after three, a newer connection is let in, and waits while the present one goes on", async () => {
+  const relay = await startRelay();
+  const { url } = await relay.register({ user_id: 1, topics: ["t"] });
+  for (let count = 0; count < 3; count++) await relay.connect(url);
+  const present = await relay.connect(url);
+  const newcomer = await relay.connect(url);
+  await expect.poll(() => limited(relay, "takeovers")).toBe(1);
+  await relay.publish({ topic: "t", message: "1" });
+  expect([await present.next(), newcomer.all]).toEqual(["1", []]);
+  await expectCounted(relay, "takeovers");
+});
+
 test(
   "total_buffer: all slow connections together hold no more than total-buffer, and get everything",
   { timeout: 60_000 },

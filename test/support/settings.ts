@@ -3,5 +3,5 @@ import type { RelaySettings } from "../../src/core/relay.js";
 
 /** What a relay without a server around it needs to know. */
 export function relaySettings(given: SettingsInput = {}): RelaySettings {
-  return { ...parseSettings(given), limited: () => undefined };
+  return { ...parseSettings(given), limited: () => undefined, contested: () => undefined };
 }

@@ -1,5 +1,6 @@
 import type { Connection } from "../../src/core/connection.js";
 import type { Disconnect } from "../../src/core/notice.js";
+import type { Encoder } from "../../src/core/encoder.js";
 import type { Sink } from "../../src/core/outbox.js";
 import type { Relay } from "../../src/core/relay.js";
 import type { OpenOptions } from "../../src/core/connections.js";
@@ -76,9 +77,16 @@ export interface Opened {
   readonly connection: Connection;
 }
 
-export async function open(relay: Relay, id: string, options?: OpenOptions): Promise<Opened> {
-  const sink = new MemorySink();
-  return { sink, connection: await relay.connections.open(id, sink, lineEncoders.json, options) };
+export async function open(
+  relay: Relay,
+  id: string,
+  options?: OpenOptions,
+  sink = new MemorySink(),
+  encoder: Encoder = lineEncoders.json,
+): Promise<Opened> {
+  const connection = await relay.connections.open(id, sink, encoder, options);
+  if (!connection) throw new Error("another connection has the client");
+  return { sink, connection };
 }
 
 /** Lets everything that is ready to happen happen. */
