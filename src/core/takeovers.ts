@@ -148,7 +148,7 @@ function refuse({ sink, encoder, decide }: Newcomer, disconnect: Disconnect): vo
   if (sink.open) {
     const frame = encoder.notice({ event: "disconnected", ...disconnect });
     if (frame) sink.write(frame);
-    sink.close(disconnect.code, disconnect.reason);
+    sink.close(disconnect);
   }
   decide(false);
 }
