@@ -65,6 +65,22 @@ test("a newcomer that waits goes on at once when the present connection ends, an
   expect(performance.now() - started).toBeLessThan(2000);
 });
 
+test("a newcomer that sent much and went away while it waited takes nothing over", async () => {
+  const relay = await startRelay();
+  const { url } = await relay.register({ user_id: 1, topics: ["t"] });
+  const present = await contest(relay, url);
+  const stays = await relay.connect(url);
+  await waiting(relay);
+  const gone = await relay.connect(url);
+  await waiting(relay, 2);
+  // More than the relay reads before it answers.
+  for (let count = 0; count < 1000; count++) gone.say("ping".padEnd(1000));
+  await gone.drop();
+  await present.settled();
+  await present.drop();
+  expect(await stays.settled()).toEqual([]);
+});
+
 test("a newcomer that waits is closed with 4404 when its client is removed", async () => {
   const relay = await startRelay();
   const { url, id } = await relay.register({ user_id: 1 });
