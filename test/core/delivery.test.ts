@@ -51,6 +51,28 @@ test("readers that got the same share one buffer, written once per turn", async 
   await relay.stop();
 });
 
+test("readers that got the same share one buffer, also of a long burst while their pongs are on the way", async () => {
+  const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
+  onTestFinished(() => relay.stop());
+  const writes: Buffer[] = [];
+  for (let user = 1; user <= 3; user++) {
+    const { id } = await relay.clients.register({ userId: user, topics: ["a"], ttl: 300 });
+    const { sink } = await open(relay, id);
+    await turns();
+    sink.write = (bytes) => void writes.push(bytes);
+  }
+  // A ping goes along, and is not answered yet.
+  await relay.publisher.publish([{ topic: "a", message: "0" }]);
+  // Clients differ in what they got since their last ping.
+  const own = [2, 3, 3].map((userId) => ({ users: [userId], topic: "a", message: "0" }));
+  await relay.publisher.publish(own);
+  writes.length = 0;
+  await relay.publisher.publish(Array.from({ length: 1000 }, (_, index) => ({ topic: "a", message: String(index) })));
+  const bytes = [...new Set(writes)].reduce((sum, { length }) => sum + length, 0);
+  const all = writes.reduce((sum, { length }) => sum + length, 0);
+  expect(bytes / all).toBeCloseTo(1 / 3);
+});
+
 test("many topic changes while a client is away lose nothing that it is owed", async () => {
   const relay = await Relay.start(new MemoryEngine(ROOMY), relaySettings());
   const { id } = await relay.clients.register({ userId: 1, topics: ["a"], ttl: 300 });
