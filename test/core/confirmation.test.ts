@@ -131,6 +131,23 @@ describe("who is silent", () => {
   });
 });
 
+test("a burst for a live client that answered just before leaves it 10 s for each event, too", () => {
+  const confirmation = confirmationOf();
+  write(confirmation, 1, 1, { live: true });
+  confirmation.ask(0);
+  confirmation.answered("1-0");
+  confirmation.hear(0);
+  const count = 3000;
+  const each = SECOND;
+  const pings = write(confirmation, 2, count, { live: true, now: 0 });
+  // One ping in 1 to 3 s: all of them may be due before it.
+  const due = confirmation.dueIn(0) ?? 0;
+  pings.push(String(confirmation.ask(due)));
+  // The client gets to the first ping when it has handled all before it.
+  const answer = (Number.parseInt(pings[0] ?? "") - 1) * each;
+  expect(confirmation.isSilent(Math.max(due, answer), INTERVAL)).toBe(false);
+});
+
 /** A client that catches up, and the relay's beats, on a clock of their own. */
 class SequentialClient {
   readonly confirmation = confirmationOf();
