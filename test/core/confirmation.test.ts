@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Confirmation } from "../../src/core/confirmation.js";
@@ -8,6 +10,14 @@ const SECOND = 1000;
 const INTERVAL = 30 * SECOND;
 
 const idOf = (number: number): EventId => parseId(`${number}-0`) as EventId;
+
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+
+function heap(): number {
+  collectGarbage();
+  return process.memoryUsage().heapUsed;
+}
 
 function confirmationOf(manual = false): Confirmation {
   const reader = { cursor: idOf(0) } as Reader;
@@ -146,6 +156,20 @@ test("a burst for a live client that answered just before leaves it 10 s for eac
   // The client gets to the first ping when it has handled all before it.
   const answer = (Number.parseInt(pings[0] ?? "") - 1) * each;
   expect(confirmation.isSilent(Math.max(due, answer), INTERVAL)).toBe(false);
+});
+
+test("pings that are never answered cost no memory each", () => {
+  const confirmation = confirmationOf();
+  const before = heap();
+  for (let number = 1; number <= 100_000; number++) {
+    confirmation.wrote(idOf(number), 70_000);
+    if (confirmation.isStepDone(true)) confirmation.ask(number);
+    // A client that answers no ping, and says something from time to time, is kept.
+    confirmation.hear(number);
+    if (number === 1) confirmation.ask(number);
+  }
+  expect(heap() - before).toBeLessThan(1024 * 1024);
+  expect(confirmation.isSilent(100_000, INTERVAL)).toBe(false);
 });
 
 /** A client that catches up, and the relay's beats, on a clock of their own. */
