@@ -196,6 +196,16 @@ describe("a newcomer to a contested client", () => {
     expect([closeOf(present), closeOf(newcomer), newcomer.isWaiting]).toEqual([4404, 4404, false]);
   });
 
+  test("is closed at once with 4401 when the key that its client came with is removed", async () => {
+    const stage = await Stage.begin();
+    stage.id = (await stage.relay.clients.register({ userId: 7, topics: ["a"], ttl: 300, key: "k" })).id;
+    const present = await stage.contest();
+    const newcomer = await stage.arrive();
+    await stage.relay.clients.retainKeys(new Set());
+    await turns(20);
+    expect([present, newcomer].map(closeOf)).toEqual([4401, 4401]);
+  });
+
   test("is closed with 1012 when the relay stops", async () => {
     const stage = await Stage.begin();
     const present = await stage.contest();
