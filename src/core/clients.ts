@@ -16,7 +16,7 @@ import { anonymous, type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
 import type { EventId } from "./id.js";
 import type { Log } from "./log.js";
-import { EXPIRED, REVOKED } from "./notice.js";
+import { type Disconnect, EXPIRED, REMOVED, REVOKED } from "./notice.js";
 import { Owed } from "./owed.js";
 import type { Permissions } from "./permissions.js";
 import type { Reader } from "./reader.js";
@@ -196,6 +196,12 @@ export class Clients {
     }
   }
 
+  /** Why a client is gone, as its connections are told. */
+  whyGone(record: ClientRecord): Disconnect {
+    if (this.isRevoked(record)) return REVOKED;
+    return record.until !== undefined && record.until <= Date.now() ? EXPIRED : REMOVED;
+  }
+
   /** Removes a client whose time is up. */
   async expire(id: ClientId): Promise<void> {
     const reader = this.registry.get(id);
@@ -206,7 +212,7 @@ export class Clients {
     if (left === Infinity) return connection ? undefined : this.park(reader);
     // The timer may be early, and the clock on the wall may have been set back.
     if (left > 0) return this.registry.schedule(id, left);
-    this.registry.release(reader, revoked ? REVOKED : EXPIRED);
+    this.registry.release(reader, this.whyGone(record));
     this.noteConfirmed(reader);
     try {
       await this.engine.clients.update(id, (known) => (known && this.isGone(known) ? undefined : known));

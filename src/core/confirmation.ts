@@ -4,30 +4,30 @@ import type { Frame } from "./outbox.js";
 import type { Reader } from "./reader.js";
 
 /**
- * A live connection is pinged at most once in `least` milliseconds, and at random up to `spread` later: the pongs of all
- * who got the same event would otherwise come together. The ping goes along with an event. When no event comes for
- * `patience` milliseconds more, or a publisher waits for the confirmation, the ping is a write of its own.
+ * After an event, a ping follows a live connection's last ping by `least` milliseconds at least, and at random up to
+ * `spread` more: the pongs of all who got the same event would otherwise come together. The ping goes along with an event.
+ * When no event comes for `patience` milliseconds more, or a publisher waits for the confirmation, the ping is a write of
+ * its own.
  */
-const LIVE = { least: 1000, spread: 2000, patience: 1000 };
+const TIMED = { least: 1000, spread: 2000, patience: 1000 };
 
 /**
- * While a connection is catching up, or a ping is unanswered, a ping goes out after so many events or bytes. A client that
- * handles one event after the other answers only when it gets to the ping: so it confirms in steps of this size.
+ * However little time has passed, a ping follows after so many events: a client that handles one event after the other
+ * answers only when it gets to the ping. While the connection is catching up, or a ping is unanswered, it also follows
+ * after so many bytes.
  */
-const STEP = { events: 256, bytes: 64 * 1024 };
+const STEP = { events: 128, bytes: 64 * 1024 };
 
-/** Milliseconds that a client may take to handle one event before it gets to the ping behind it. */
-const PER_EVENT = 10_000;
+/** Milliseconds that a client may take to handle one event before it gets to the ping behind it, and for how many events. */
+const PATIENCE = { each: 10_000, events: 256 };
 
-/** A ping that is not answered. */
+/** The first ping that is not answered. */
 interface Unanswered {
   /** The last event before it; undefined when there was none. */
   readonly id: EventId | undefined;
   /** How many events were written before it. */
   readonly written: number;
   readonly at: number;
-  /** The one that was sent after it. */
-  next: Unanswered | undefined;
 }
 
 /**
@@ -45,8 +45,7 @@ export class Confirmation {
   private writtenAnswered = 0;
   /** Bytes of events since the last ping. */
   private bytes = 0;
-  private oldest: Unanswered | undefined;
-  private newest: Unanswered | undefined;
+  private unanswered: Unanswered | undefined;
   private heardAt = 0;
 
   /**
@@ -76,20 +75,24 @@ export class Confirmation {
     return this.lastSent !== undefined && compareIds(this.lastSent, this.reader.cursor) > 0;
   }
 
-  /** Whether so much was written since the last ping that the next one goes out now. @param live the connection is live */
-  isStepDone(live: boolean): boolean {
-    const isLong = this.written - this.writtenAsked >= STEP.events || this.bytes >= STEP.bytes;
-    return isLong && this.ping !== undefined && (!live || this.oldest !== undefined);
+  /**
+   * Whether a ping goes out now, behind the event that was written last.
+   * @param live the connection is live
+   * @param queued how many frames wait with that event. On live connections their number decides: those that got the same
+   *   share what is queued, and have their pings at the same places
+   */
+  isStepDone(live: boolean, queued: number): boolean {
+    if (!this.ping) return false;
+    return live ? queued % STEP.events === 0 : this.isFar(live);
   }
 
   /** The ping for what was sent last: as a WebSocket is in order, its pong confirms everything before it. */
   ask(now: number): Frame | undefined {
     if (!this.ping) return undefined;
     const { lastSent: id, written } = this;
-    // A ping that repeats the one before it is answered with it.
-    if (!this.oldest || id !== this.lastAsked) this.await({ id, written, at: now, next: undefined });
+    this.unanswered ??= { id, written, at: now };
     this.askedAt = now;
-    this.nextAsk = now + LIVE.least + Math.random() * LIVE.spread;
+    this.nextAsk = now + TIMED.least + Math.random() * TIMED.spread;
     this.lastAsked = id;
     this.writtenAsked = written;
     this.bytes = 0;
@@ -99,11 +102,14 @@ export class Confirmation {
   /** A pong has come. @returns up to where it confirms; undefined when it confirms nothing */
   answered(payload: string): EventId | undefined {
     const id = parseId(payload);
-    if (payload !== "" && !(id && this.lastAsked && compareIds(id, this.lastAsked) <= 0)) return undefined;
+    if (payload !== "" && !(id && isUpTo(id, this.lastAsked))) return undefined;
+    const { unanswered } = this;
     // A pong may answer several pings at once (RFC 6455 section 5.5.3).
-    for (let ping = this.oldest; ping && isUpTo(ping.id, id); ping = ping.next) {
-      this.writtenAnswered = ping.written;
-      this.oldest = ping.next;
+    if (unanswered && isUpTo(unanswered.id, id)) {
+      this.writtenAnswered = unanswered.written;
+      // Of the pings after it, only the last is known.
+      const isLast = isUpTo(this.lastAsked, id);
+      this.unanswered = isLast ? undefined : { id: this.lastAsked, written: this.writtenAsked, at: unanswered.at };
     }
     return this.manual ? undefined : id;
   }
@@ -114,35 +120,39 @@ export class Confirmation {
   }
 
   /**
-   * Whether the other end has left a ping unanswered for too long: for `interval`, and `PER_EVENT` for each event, of
-   * `STEP.events` at most, between that ping and the one that was answered last.
+   * Whether the other end has left a ping unanswered for too long: for `interval`, and `PATIENCE.each` for each event, of
+   * `PATIENCE.events` at most, since the ping that was answered last.
    */
   isSilent(now: number, interval: number): boolean {
-    const { oldest } = this;
-    if (!oldest) return false;
-    const events = Math.min(oldest.written - this.writtenAnswered, STEP.events);
-    return now - Math.max(oldest.at, this.heardAt) >= interval + events * PER_EVENT;
+    const { unanswered } = this;
+    if (!unanswered) return false;
+    const events = Math.min(unanswered.written - this.writtenAnswered, PATIENCE.events);
+    return now - Math.max(unanswered.at, this.heardAt) >= interval + events * PATIENCE.each;
   }
 
-  /** Milliseconds until a ping may go along with an event; undefined when there is nothing to ask. */
-  dueIn(now: number): number | undefined {
-    const isAsked = this.manual || this.lastAsked === this.lastSent;
-    return this.ping && !isAsked ? Math.max(0, this.nextAsk - now) : undefined;
+  /**
+   * Milliseconds until a ping may go along with an event; undefined when there is nothing to ask.
+   * @param live as of `isStepDone`
+   */
+  dueIn(now: number, live: boolean): number | undefined {
+    if (!this.ping || this.lastAsked === this.lastSent) return undefined;
+    if (this.isFar(live)) return 0;
+    return this.manual ? undefined : Math.max(0, this.nextAsk - now);
   }
 
   /** Milliseconds until the ping goes by itself. @param hurried a publisher waits for the confirmation */
   aloneIn(now: number, hurried: boolean): number {
-    return (hurried ? this.askedAt + LIVE.least : this.nextAsk + LIVE.patience) - now;
+    return (hurried ? this.askedAt + TIMED.least : this.nextAsk + TIMED.patience) - now;
   }
 
-  private await(ping: Unanswered): void {
-    if (this.oldest && this.newest) this.newest.next = ping;
-    else this.oldest = ping;
-    this.newest = ping;
+  /** Whether the last ping is a step or more behind. */
+  private isFar(live: boolean): boolean {
+    if (this.written - this.writtenAsked >= STEP.events) return true;
+    return this.bytes >= STEP.bytes && (!live || this.unanswered !== undefined);
   }
 }
 
-/** Whether a ping after `id` is answered by a pong for `answered`. Undefined: before the first event. */
-function isUpTo(id: EventId | undefined, answered: EventId | undefined): boolean {
-  return !id || (answered !== undefined && compareIds(id, answered) <= 0);
+/** Whether one id is not after the other. Undefined: before the first event. */
+function isUpTo(id: EventId | undefined, other: EventId | undefined): boolean {
+  return !id || (other !== undefined && compareIds(id, other) <= 0);
 }

@@ -206,7 +206,7 @@ export class Connection implements ReaderConnection {
   hurry(): void {
     const { confirmation, shared } = this;
     const now = performance.now();
-    if (confirmation.dueIn(now) !== undefined) shared.pings.add(this, confirmation.aloneIn(now, true));
+    if (confirmation.dueIn(now, this.live) !== undefined) shared.pings.add(this, confirmation.aloneIn(now, true));
   }
 
   /** Asks for a confirmation, and for a sign of life, now. */
@@ -228,7 +228,7 @@ export class Connection implements ReaderConnection {
     if (!this.outbox.push(frame)) return false;
     this.position = event.id;
     this.confirmation.wrote(event.id, frame.length);
-    if (this.confirmation.isStepDone(this.live)) this.ping();
+    if (this.confirmation.isStepDone(this.live, this.outbox.queued)) this.ping();
     return true;
   }
 
@@ -331,7 +331,7 @@ export class Connection implements ReaderConnection {
     const { confirmation } = this;
     const { pings } = this.shared;
     const now = performance.now();
-    const due = confirmation.dueIn(now);
+    const due = confirmation.dueIn(now, this.live);
     if (due === undefined) return undefined;
     if (due === 0) {
       pings.delete(this);

@@ -130,6 +130,11 @@ export class Outbox {
     return this.sink.buffered > 0 && this.backlog.room(this.sink.buffered) <= 0;
   }
 
+  /** How many frames wait for the end of the turn. */
+  get queued(): number {
+    return this.queue?.length ?? 0;
+  }
+
   /** Queues a frame. @returns false, and does nothing, when there is no room for it */
   push(frame: Frame): boolean {
     const { bytes, length } = this.queue ?? this.flusher.empty;

@@ -6,7 +6,7 @@ import type { Answer, Engine, Entry, EventEntry, Follower, Matched, Question } f
 import type { EventId } from "./id.js";
 import type { Loading } from "./loading.js";
 import { Log } from "./log.js";
-import { REMOVED, REPLACED } from "./notice.js";
+import { REPLACED } from "./notice.js";
 import { Flusher } from "./outbox.js";
 import { Publisher, type PublisherSettings } from "./publisher.js";
 import { Receipts } from "./receipts.js";
@@ -106,7 +106,7 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
-    const why = removed ? REMOVED : REPLACED;
+    const why = removed ? this.clients.whyGone(reader.record) : REPLACED;
     this.registry.release(reader, why);
     this.connections.refuse(client, why);
     this.registry.drop(reader);

@@ -4,6 +4,7 @@ import type { UserId } from "./event.js";
 import type { LimitName } from "./errors.js";
 import { type Disconnect, REPLACED } from "./notice.js";
 import type { Sink } from "./outbox.js";
+import { refuse } from "./refuse.js";
 import { Wheel } from "./wheel.js";
 
 /** After so many takeovers of a client within so many milliseconds, newcomers wait until none came for as long. */
@@ -106,20 +107,20 @@ export class Takeovers {
   letIn(id: ClientId): boolean {
     const newcomers = this.takeNewcomers(id);
     const newest = newcomers.findLast(({ sink }) => sink.open);
-    for (const newcomer of newcomers) if (newcomer !== newest) refuse(newcomer, REPLACED);
+    for (const newcomer of newcomers) if (newcomer !== newest) turnAway(newcomer, REPLACED);
     newest?.decide(true);
     return newest !== undefined;
   }
 
   /** Closes the newcomers of a client. */
   refuse(id: ClientId, disconnect: Disconnect): void {
-    for (const newcomer of this.takeNewcomers(id)) refuse(newcomer, disconnect);
+    for (const newcomer of this.takeNewcomers(id)) turnAway(newcomer, disconnect);
   }
 
   /** Closes all newcomers. */
   stop(disconnect: () => Disconnect): void {
     for (const { newcomers } of this.contests.values()) {
-      for (const newcomer of newcomers.splice(0)) refuse(newcomer, disconnect());
+      for (const newcomer of newcomers.splice(0)) turnAway(newcomer, disconnect());
     }
     this.due.stop();
   }
@@ -143,12 +144,7 @@ export class Takeovers {
   }
 }
 
-/** Closes a newcomer; `json` is told why first. */
-function refuse({ sink, encoder, decide }: Newcomer, disconnect: Disconnect): void {
-  if (sink.open) {
-    const frame = encoder.notice({ event: "disconnected", ...disconnect });
-    if (frame) sink.write(frame);
-    sink.close(disconnect);
-  }
+function turnAway({ sink, encoder, decide }: Newcomer, disconnect: Disconnect): void {
+  if (sink.open) refuse(sink, encoder, disconnect);
   decide(false);
 }

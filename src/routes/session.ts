@@ -4,6 +4,7 @@ import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
 import { FAILED, REMOVED } from "../core/notice.js";
+import { refuse } from "../core/refuse.js";
 import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import { CLOSE } from "../protocol.js";
@@ -22,6 +23,9 @@ const BAD_FRAMES = { burst: 50, perSecond: 10 };
 /** Milliseconds between two signs of life for a client whose frames wait. */
 const REST = 200;
 
+/** For a client that sends much while another connection has its place. */
+const TOO_EARLY = { code: CLOSE.tooMany, reason: "too many frames before the relay answers", reconnect: true };
+
 /** Milliseconds for a client that sent too many bad frames to take what it was told of that. */
 const CUT_AFTER = 500;
 
@@ -35,6 +39,8 @@ export class SocketSession {
   private connection: Connection | undefined;
   private frames: Frames | undefined;
   private busy = true;
+  /** Another connection has the client, and goes on for a while. */
+  private isWaiting = false;
   /** Whether to log its beginning and its end. For a contested client, the relay logs the number of connections instead. */
   private isLogged = true;
 
@@ -68,9 +74,14 @@ export class SocketSession {
 
   private async open(id: string, gapSaid: boolean): Promise<void> {
     const { context, sink, encoder } = this;
-    const options = { ...connectionOptions(this.request), gapSaid };
     const { connections } = context.startup.relay;
+    const waiting = (): void => {
+      this.isWaiting = true;
+      if (this.isInboxFull) this.holdUp();
+    };
+    const options = { ...connectionOptions(this.request), gapSaid, waiting };
     this.connection = await connections.open(id, sink, encoder, options);
+    this.isWaiting = false;
     // Another connection has the client. This socket is closed already.
     if (!this.connection) return;
     this.isLogged = !connections.isContested(id);
@@ -90,8 +101,19 @@ export class SocketSession {
     const frame = { data: data as Buffer, isBinary };
     this.inbox.push(frame);
     this.inboxBytes += frame.data.length;
-    if (this.inbox.length > MAX_INBOX.frames || this.inboxBytes > MAX_INBOX.bytes) this.socket.pause();
+    if (this.isInboxFull) this.holdUp();
     if (!this.busy) void this.work().catch((error: unknown) => this.fail(error));
+  }
+
+  private get isInboxFull(): boolean {
+    return this.inbox.length > MAX_INBOX.frames || this.inboxBytes > MAX_INBOX.bytes;
+  }
+
+  /** Takes no more frames for now. */
+  private holdUp(): void {
+    // A socket that is not read does not show its end, and one that is gone must not take over.
+    if (this.isWaiting) refuse(this.sink, this.encoder, TOO_EARLY);
+    else this.socket.pause();
   }
 
   private async work(): Promise<void> {

@@ -3,6 +3,7 @@ import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { Server as TlsServer } from "node:tls";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import { refuse } from "../core/refuse.js";
 import { OWN_SUBPROTOCOL, type Problem, SUBPROTOCOLS } from "../protocol.js";
 import type { CallerLimits } from "./limits.js";
 import { HttpError } from "./problems.js";
@@ -137,9 +138,7 @@ export function refuseByCode(request: FastifyRequest, reply: FastifyReply, { sta
     const disconnect = { code: 4000 + status, reason: detail, reconnect: false };
     const sink = new SocketSink(webSocket, socket);
     const encoder = socketEncoders[SUBPROTOCOLS[webSocket.protocol] ?? "raw"];
-    const notice = encoder.notice({ event: "disconnected", ...disconnect });
-    if (notice) sink.write(notice);
-    sink.close(disconnect);
+    refuse(sink, encoder, disconnect);
   });
   return true;
 }
