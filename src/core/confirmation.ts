@@ -19,17 +19,8 @@ const TIMED = { least: 1000, spread: 2000, patience: 1000 };
  */
 const STEP = { events: 128, bytes: 64 * 1024 };
 
-/** Milliseconds that a client may take to handle one event before it gets to the ping behind it, and for how many events. */
-const PATIENCE = { each: 10_000, events: 256 };
-
-/** The first ping that is not answered. */
-interface Unanswered {
-  /** The last event before it; undefined when there was none. */
-  readonly id: EventId | undefined;
-  /** How many events were written before it. */
-  readonly written: number;
-  readonly at: number;
-}
+/** Milliseconds that a client may take to handle one event, and many of them. */
+const BUSY = { each: 10_000, most: 256 * 10_000 };
 
 /**
  * What the pongs on one connection tell: which events have arrived, and that the other end is alive. All times are those of
@@ -40,13 +31,19 @@ export class Confirmation {
   private lastAsked: EventId | undefined;
   private askedAt = 0;
   private nextAsk = 0;
-  /** Events written on this connection; and how many it were when the last ping was sent, and the last answered one. */
+  /** Events written on this connection; how many it were when the last ping was sent; and how many `busyUntil` allows for. */
   private written = 0;
   private writtenAsked = 0;
-  private writtenAnswered = 0;
+  private writtenAllowed = 0;
   /** Bytes of events since the last ping. */
   private bytes = 0;
-  private unanswered: Unanswered | undefined;
+  /**
+   * Until then the client may be busy with events that it was sent. Also with those that it has confirmed: libraries answer
+   * the pings among what they have read, and read on when it is handled.
+   */
+  private busyUntil = 0;
+  /** When the first ping was sent that is not answered. */
+  private unansweredSince: number | undefined;
   private heardAt = 0;
 
   /**
@@ -90,28 +87,27 @@ export class Confirmation {
   /** The ping for what was sent last: as a WebSocket is in order, its pong confirms everything before it. */
   ask(now: number): Frame | undefined {
     if (!this.ping) return undefined;
-    const { lastSent: id, written } = this;
-    this.unanswered ??= { id, written, at: now };
+    if (this.unansweredSince === undefined) {
+      this.unansweredSince = now;
+      this.allow(now, this.written - this.writtenAllowed);
+      this.writtenAllowed = this.written;
+    }
     this.askedAt = now;
     this.nextAsk = now + TIMED.least + Math.random() * TIMED.spread;
-    this.lastAsked = id;
-    this.writtenAsked = written;
+    this.lastAsked = this.lastSent;
+    this.writtenAsked = this.written;
     this.bytes = 0;
-    return this.ping(id ? formatId(id) : "");
+    return this.ping(this.lastSent ? formatId(this.lastSent) : "");
   }
 
   /** A pong has come. @returns up to where it confirms; undefined when it confirms nothing */
-  answered(payload: string): EventId | undefined {
+  answered(payload: string, now: number): EventId | undefined {
     const id = parseId(payload);
     if (payload !== "" && !(id && isUpTo(id, this.lastAsked))) return undefined;
-    const { unanswered } = this;
-    // A pong may answer several pings at once (RFC 6455 section 5.5.3).
-    if (unanswered && isUpTo(unanswered.id, id)) {
-      this.writtenAnswered = unanswered.written;
-      // Of the pings after it, only the last is known.
-      const isLast = isUpTo(this.lastAsked, id);
-      this.unanswered = isLast ? undefined : { id: this.lastAsked, written: this.writtenAsked, at: unanswered.at };
-    }
+    // It answers all pings before it, too (RFC 6455 section 5.5.3).
+    if (isUpTo(this.lastAsked, id)) this.unansweredSince = undefined;
+    // How many events are before the next ping is not known.
+    else if (id) this.busyUntil = now + BUSY.most;
     return this.manual ? undefined : id;
   }
 
@@ -121,14 +117,13 @@ export class Confirmation {
   }
 
   /**
-   * Whether the other end has left a ping unanswered for too long: for `interval`, and `PATIENCE.each` for each event, of
-   * `PATIENCE.events` at most, since the ping that was answered last.
+   * Whether the other end has left a ping unanswered for too long: for `interval` milliseconds in which it sent nothing, and
+   * was not busy with events.
    */
   isSilent(now: number, interval: number): boolean {
-    const { unanswered } = this;
-    if (!unanswered) return false;
-    const events = Math.min(unanswered.written - this.writtenAnswered, PATIENCE.events);
-    return now - Math.max(unanswered.at, this.heardAt) >= interval + events * PATIENCE.each;
+    const { unansweredSince } = this;
+    if (unansweredSince === undefined) return false;
+    return now - Math.max(unansweredSince, this.heardAt, this.busyUntil) >= interval;
   }
 
   /**
@@ -146,9 +141,14 @@ export class Confirmation {
     return (hurried ? this.askedAt + TIMED.least : this.nextAsk + TIMED.patience) - now;
   }
 
+  /** The client may be busy with more events. */
+  private allow(now: number, events: number): void {
+    this.busyUntil = Math.min(Math.max(now, this.busyUntil) + events * BUSY.each, now + BUSY.most);
+  }
+
   /** Whether the last ping is a step or more behind, and time alone does not decide. */
   private isFar(live: boolean): boolean {
-    if (live && !this.unanswered) return false;
+    if (live && this.unansweredSince === undefined) return false;
     return this.written - this.writtenAsked >= STEP.events || this.bytes >= STEP.bytes;
   }
 }

@@ -139,7 +139,7 @@ export class Connection implements ReaderConnection {
 
   /** To be called when a ping's payload comes back: the other end has received everything that went before it. */
   ponged(payload: string): void {
-    const id = this.confirmation.answered(payload);
+    const id = this.confirmation.answered(payload, performance.now());
     if (id) this.confirm(id);
   }
 
