@@ -2,6 +2,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { formatId } from "../../src/core/id.js";
+import { temporaryDirectory } from "../support/directory.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
 import { type Frames, refusal } from "../support/socket.js";
 
@@ -170,6 +171,27 @@ test("ack by hand moves the cursor, and pongs do not", async () => {
   expect((await greeting(second)).cursor).toBe(ids[1]);
   expect(await messages(second, 1)).toEqual([2]);
   expect(await (await relay.send("GET", `/register/${id}`)).json()).toMatchObject({ connected: true });
+});
+
+test("an ack that was sent before the client could read that the relay shuts down counts", async () => {
+  const engine = { engine: "lmdb", dataDir: temporaryDirectory() } as const;
+  const relay = await startRelay(engine);
+  const { id, url } = await relay.register({ user_id: 1 });
+  const slow = await relay.connect(`${url}?format=json&ack=manual`);
+  await greeting(slow);
+  const other = await relay.connect((await relay.register({ user_id: 2 })).url);
+  const [first = ""] = await publishMany(relay, 1);
+  await slow.take(1);
+  slow.socket.pause();
+  const closing = relay.close();
+  await other.closed;
+  slow.say({ id: 1, type: "request", action: "ack", payload: { id: first } });
+  slow.socket.resume();
+  expect((await slow.closed).code).toBe(1012);
+  await closing;
+  const again = await startRelay(engine);
+  const back = await again.connect(`${again.ws}/ws/${id}`);
+  expect(await back.settled()).toEqual([]);
 });
 
 test("a pong for what was not sent confirms nothing", async () => {
