@@ -74,6 +74,19 @@ export class Frames {
     }
   }
 
+  /**
+   * To be called with frames that come after the relay has begun to close the connection: the client may have sent them
+   * before it could know. Its acknowledgements count; nothing else is done, and nothing is answered.
+   */
+  acknowledge(text: string): void {
+    try {
+      const { action, payload } = check(request, parseJson(text));
+      if (action === "ack") this.ack(check(ack, payload, "payload").id);
+    } catch (error) {
+      if (!(error instanceof RelayError)) throw error;
+    }
+  }
+
   /** Answers with an error frame. */
   refuse(error: unknown, id?: string | number): void {
     if (!(error instanceof RelayError)) throw error;

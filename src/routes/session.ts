@@ -95,7 +95,6 @@ export class SocketSession {
   }
 
   private receive(data: RawData, isBinary: boolean): void {
-    if (this.socket.readyState !== this.socket.OPEN) return;
     this.connection?.hear();
     // One buffer, as `binaryType` is left as it is.
     const frame = { data: data as Buffer, isBinary };
@@ -122,7 +121,6 @@ export class SocketSession {
     const turns = new Turns();
     for (let frame = this.inbox.shift(); frame; frame = this.inbox.shift()) {
       this.inboxBytes -= frame.data.length;
-      if (this.socket.readyState !== this.socket.OPEN) return;
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
         this.context.metrics.limited("bad_frames");
         this.connection?.close({ code: CLOSE.tooMany, reason: "too many bad frames", reconnect: false });
@@ -144,6 +142,10 @@ export class SocketSession {
     const { frames, connection } = this;
     const { limits } = this.context;
     if (!frames || !connection) return true;
+    if (this.socket.readyState !== this.socket.OPEN) {
+      frames.acknowledge(data.toString());
+      return true;
+    }
     try {
       limits.frames(connection.reader.id, 1);
       limits.work(connection.reader.id, data.length);
