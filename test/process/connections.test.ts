@@ -121,6 +121,16 @@ describe("when the limit on open files is near, connections without a request ma
     await expect.poll(() => flood.open).toBeLessThanOrEqual(156);
   });
 
+  test("that were refused by a close code, and do not close", async () => {
+    const relay = withFiles(256, [], { RELAY_API_KEYS: "a:a-secret-that-nobody-guesses" });
+    const url = await relay.address();
+    const refused = upgrade(`/ws/${"0".repeat(32)}`, "Sec-WebSocket-Protocol: relay.v1.json");
+    const flood = await Flood.of(url, 156);
+    for (const socket of flood.sockets) socket.write(`${refused}\r\n\r\n`);
+    await expect.poll(() => flood.sockets.every((socket) => socket.bytesRead > 0)).toBe(true);
+    expect(await health(url, OTHER).catch((error: Error) => error.message)).toBe(200);
+  });
+
   test("when all of them are used, new ones are refused until one ends", async () => {
     const relay = withFiles(256, OPEN);
     const url = await relay.address();
