@@ -78,6 +78,8 @@ describe("an open relay with --trust-proxy answers a proxy for clients on this m
     ["X-Forwarded-For: ::1", "X-Forwarded-Host: [::1]:80"],
     ["X-Forwarded-For: 127.0.0.1:4711, [::1]:4711", "X-Forwarded-Host: LOCALHOST, app.localhost"],
     ["X-Forwarded-For: ::ffff:127.0.0.1", "X-Forwarded-For: 127.0.0.2", "X-Forwarded-Host: 127.0.0.1"],
+    // As proxies in Java write ::1.
+    ["X-Forwarded-For: 0:0:0:0:0:0:0:1"],
     [...OWN, "X-Real-IP: 127.0.0.1", "Via: 1.1 proxy", "X-Forwarded-Proto: https", "X-Forwarded-Server: a.example"],
     [...OWN, 'Forwarded: for="[::1]:80";HOST=localhost;proto=http, For=127.0.0.1; by=_a'],
   ])("%j %j %j", async (...headers) => {
