@@ -108,6 +108,19 @@ describe.each(proxies)("behind %s, configured as docs/proxies.md says", (_name, 
       expect((await openStream(`${stream_url}?since=0`)).response.headers.get("relay-gap")).toBe("true");
     });
 
+    test("a user whose name has percent-encoded slashes and dots is that user, and no other", async () => {
+      const removed = async (user: string): Promise<unknown> => {
+        const path = `${proxy}/relay/users/${encodeURIComponent(user)}`;
+        const answer = await fetch(path, { method: "DELETE", headers: bearer(SECRET) });
+        return ((await answer.json()) as { removed?: number }).removed;
+      };
+      await register(proxy, { user_id: "a b%" });
+      await register(proxy, { user_id: "victim" });
+      expect([await removed("a b%"), await removed("me/../victim")]).toEqual([1, 0]);
+      await register(proxy, { user_id: "a/b" });
+      expect(await removed("a/b")).toBe(1);
+    });
+
     test("limits are by the address that the proxy saw", async () => {
       const limited = await startRelay({ trustProxy: true, insecureOpen: true, maxConnections: 1 });
       const ws = `${(await start(limited.http)).replace("http", "ws")}/relay/echo`;
