@@ -242,3 +242,23 @@ test("a connection without a whole request head is closed after ten seconds, wha
   expect(answer).toMatch(/^HTTP\/1\.1 408 /);
   expect(idle.open).toBe(1);
 });
+
+test.each(["websocket", "h2c"])("an upgrade to %s that waits for earlier answers may be reset", async (protocol) => {
+  const relay = new RelayProcess(["--listen", "127.0.0.1:0", "--engine", "memory"]);
+  const url = await relay.address();
+  const headers = { "content-type": "application/json" };
+  const registered = await fetch(`${url}/register`, { method: "POST", headers, body: '{"user_id":1,"topics":["t"]}' });
+  const reader = await Bare.webSocket(url, `/ws/${((await registered.json()) as { id: string }).id}`);
+  const body = JSON.stringify({ topic: "t", message: "hello" });
+  const request = "POST /publish?wait=5 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+  const bare = await Bare.open(url);
+  const next = upgrade("/echo").replace("websocket", protocol);
+  bare.write(`${request}\r\nContent-Length: ${body.length}\r\n\r\n${body}${next}\r\n\r\n`);
+  // The publisher waits, as the reader sends no pongs.
+  await reader.until("hello");
+  bare.socket.resetAndDestroy();
+  expect(await health(url, STRANGER).catch((error: Error) => error.message)).toBe(200);
+  reader.socket.destroy();
+  relay.child.kill("SIGTERM");
+  expect((await relay.ended).stderr).not.toContain("after an error");
+});
