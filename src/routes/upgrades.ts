@@ -47,7 +47,11 @@ export class WebSocketUpgrades extends EventEmitter {
       socket.once("close", () => this.decided(socket));
       this.emit("upgrade", request, socket, head);
     };
-    server.on("upgrade", arrive);
+    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+      // Node's own listener is gone, and the next one may come late or never. A socket comes here again after `serveAgain`.
+      socket.off("error", ignore).on("error", ignore);
+      arrive(request, socket, head);
+    });
   }
 
   /** To be called when it has become a WebSocket. */
@@ -62,6 +66,9 @@ export class WebSocketUpgrades extends EventEmitter {
     for (const socket of this.undecided.keys()) socket.destroy();
   }
 }
+
+/** An error destroys its socket by itself; without a listener it would end the process. */
+function ignore(): void {}
 
 /** Puts the request back before its socket, without the upgrade, and has the server read it anew. */
 function serveAgain(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
