@@ -124,9 +124,15 @@ export class ConnectionGuard {
     this.pipelines.whenAnswered(socket, then);
   }
 
+  /** To be called when an upgrade of a connection was not to be had: from now on it makes room for others again. */
+  handBack(socket: Socket): void {
+    const held = this.held.get(socket);
+    if (held && !held.network.used.has(held)) this.spare(held, held.network.used);
+  }
+
   private accept(socket: Socket, isSecure: boolean): void {
     // A connection comes again when an upgrade on it was not to be had.
-    if (this.held.has(socket)) return this.comeAgain(socket);
+    if (this.held.has(socket)) return this.handBack(socket);
     if (this.closing) return void socket.destroy();
     const name = this.settings.isPrivate ? "" : networkOf(socket.remoteAddress ?? "");
     const network = this.networks.get(name) ?? new Network(name);
@@ -149,7 +155,7 @@ export class ConnectionGuard {
   }
 
   private secure(socket: Socket): void {
-    if (this.held.has(socket)) return this.comeAgain(socket);
+    if (this.held.has(socket)) return this.handBack(socket);
     const held = this.handshaking.get(otherEnd(socket));
     // It was ended during its handshake.
     if (!held || !this.held.has(held.socket)) return void socket.destroy();
@@ -164,11 +170,6 @@ export class ConnectionGuard {
     held.socket.once("close", () => this.release(held));
   }
 
-  private comeAgain(socket: Socket): void {
-    const held = this.held.get(socket);
-    if (held && !held.network.used.has(held)) this.spare(held, held.network.used);
-  }
-
   /** The first request begins: its head is there. */
   private begin(socket: Socket): void {
     const held = this.held.get(socket);
@@ -177,7 +178,7 @@ export class ConnectionGuard {
     held.network.used.add(held);
   }
 
-  /** From here on it is a WebSocket, or is refused and ends. */
+  /** From here on it is a WebSocket, is refused and ends, or is handed back. */
   private upgrade(socket: Socket): void {
     const held = this.held.get(socket);
     if (held) this.unspare(held);

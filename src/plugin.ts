@@ -1,3 +1,4 @@
+import type { Socket } from "node:net";
 import websocket from "@fastify/websocket";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
@@ -90,6 +91,8 @@ export interface RelayParts {
   /** Absent: one of its own, as the settings say. */
   readonly engine?: Engine | undefined;
   readonly metrics?: Metrics;
+  /** Told of each socket that a close code refuses: it is no WebSocket that anybody uses. */
+  readonly refused?: (socket: Socket) => void;
 }
 
 /**
@@ -98,7 +101,7 @@ export interface RelayParts {
  */
 export async function addRelay(
   app: FastifyInstance,
-  { settings, keys, engine, metrics = new Metrics() }: RelayParts,
+  { settings, keys, engine, metrics = new Metrics(), refused }: RelayParts,
 ): Promise<Startup> {
   const contestLog = new SparingLog(CONTEST_LINES.burst, CONTEST_LINES.perSecond);
   const startup = new Startup({
@@ -132,7 +135,11 @@ export async function addRelay(
   );
   metrics.gauge("relay_connections", "Connections that are open", () => startup.relay.connections.count);
 
-  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit), refuseByCode));
+  const byCode = refuseByCode((socket) => {
+    limits.disconnect(socket);
+    refused?.(socket);
+  });
+  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit), byCode));
   await addHooks(app, context);
   await registerWebSockets(app, startup, settings);
   const addOtherMethods = answerOtherMethods(app);

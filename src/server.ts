@@ -98,7 +98,8 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {
-    startup = await addRelay(scope, { settings, keys, engine: given.engine, metrics });
+    const refused = guard.handBack.bind(guard);
+    startup = await addRelay(scope, { settings, keys, engine: given.engine, metrics, refused });
     scope.setNotFoundHandler(refuseNowhere);
   });
   return { app, startup: startup as unknown as Startup };

@@ -9,7 +9,7 @@ import { refuseWhileLoading } from "./health.js";
 import { limitRequests } from "./limits.js";
 import { refuseNowhere } from "./nowhere.js";
 import { answerPreflight, checkSource, isAllowedOrigin } from "./origins.js";
-import { checkUpgrade, endRefusedUpgrade } from "./upgrades.js";
+import { checkUpgrade, countUpgrade, endRefusedUpgrade } from "./upgrades.js";
 
 /** Refuses a request by throwing, answers it, or lets it through. */
 type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<void>;
@@ -45,8 +45,10 @@ export async function addHooks(
     answerPreflight,
     // Without its keys and clients loaded, the relay can not tell what there is.
     refuseWhileLoading(startup),
-    checkUpgrade(limits),
+    checkUpgrade,
     authorize(keys, tokenVerifier(settings), attempts),
+    // Who may not connect takes no connection from others of the same address.
+    countUpgrade(limits),
     // Last: what there is and what not is told only to those who may know.
     refuseNowhere,
   );

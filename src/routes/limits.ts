@@ -61,7 +61,8 @@ export class CallerLimits {
   private readonly publishers: Rates;
   private readonly clients: Rates;
   private readonly connections = new Map<string, number>();
-  private readonly counted = new WeakSet<Socket>();
+  /** Ends the counting of each socket that is counted. */
+  private readonly counted = new WeakMap<Socket, () => void>();
 
   constructor(private readonly settings: Settings) {
     this.publishers = new Rates(settings.publishRate);
@@ -116,20 +117,18 @@ export class CallerLimits {
 
   /**
    * To be called with each request for a connection, which ends with its socket.
-   * @returns to be called when it does not become one, and its socket goes on
    * @throws {RelayError} too_many
    */
-  connect(request: FastifyRequest): () => void {
+  connect(request: FastifyRequest): void {
     const { socket } = request.raw;
     const { maxConnections } = this.settings;
     const network = callerNetwork(request);
     const open = this.connections.get(network) ?? 0;
-    if (this.counted.has(socket) || socket.destroyed) return () => undefined;
+    if (this.counted.has(socket) || socket.destroyed) return;
     if (open >= maxConnections) {
       const message = `your address has ${maxConnections} connections already`;
       throw new RelayError("too_many", message, { limit: "connections_per_address" });
     }
-    this.counted.add(socket);
     this.connections.set(network, open + 1);
     const release = (): void => {
       if (!this.counted.delete(socket)) return;
@@ -138,7 +137,12 @@ export class CallerLimits {
       if (left > 0) this.connections.set(network, left);
       else this.connections.delete(network);
     };
+    this.counted.set(socket, release);
     socket.once("close", release);
-    return release;
+  }
+
+  /** To be called when a request does not become a connection, and its socket goes on. */
+  disconnect(socket: Socket): void {
+    this.counted.get(socket)?.();
   }
 }

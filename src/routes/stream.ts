@@ -119,9 +119,9 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     if (!socket) throw new HttpError(400, "a stream needs a connection of its own: do not pipeline it");
     const format = requestedFormat(request.query as ConnectionQuery) ?? formats.raw;
     const since = requestedSince(request);
-    const release = limits.connect(request);
+    limits.connect(request);
     const { id, gap } = await prepared(client, since).catch((error: unknown) => {
-      release();
+      limits.disconnect(socket);
       throw error;
     });
     const framing = /application\/(?:x-)?ndjson/i.test(request.headers.accept ?? "") ? lines : eventStream;

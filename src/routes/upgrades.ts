@@ -1,8 +1,10 @@
 import { EventEmitter } from "node:events";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { Server as TlsServer } from "node:tls";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import type { WebSocket } from "ws";
 import { refuse } from "../core/refuse.js";
 import { OWN_SUBPROTOCOL, type Problem, SUBPROTOCOLS } from "../protocol.js";
 import type { CallerLimits } from "./limits.js";
@@ -17,6 +19,9 @@ const closable = new WeakSet<IncomingMessage>();
 
 /** HTTP statuses after which a client has no reason to try the same URL again. */
 const FINAL = new Set([400, 401, 403, 404]);
+
+/** Refused clients that may take their time to close, of one relay. */
+const MAX_CLOSING = 256;
 
 /** Bytes that the relay reads of a refused client, whose close frame may follow frames that it sent at once. */
 const READ_FROM_REFUSED = 64 * 1024;
@@ -91,17 +96,24 @@ declare module "fastify" {
 }
 
 /**
- * Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2), and counts the others as
- * connections of their address. From here on the relay may refuse an upgrade by a close code.
+ * Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). From here on the relay may
+ * refuse an upgrade by a close code.
  */
-export function checkUpgrade(limits: CallerLimits) {
+export function checkUpgrade(request: FastifyRequest): void {
+  if (!upgrading.has(request.raw)) return;
+  const offered = checkHandshake(request);
+  if (becomesWebSocket(request) && offered.includes(OWN_SUBPROTOCOL)) closable.add(request.raw);
+}
+
+/** Counts upgrades as connections of their address. */
+export function countUpgrade(limits: CallerLimits) {
   return (request: FastifyRequest): void => {
-    if (!upgrading.has(request.raw)) return;
-    const offered = checkHandshake(request);
-    if (request.method !== "GET" || !request.routeOptions.config.webSocket) return;
-    limits.connect(request);
-    if (offered.includes(OWN_SUBPROTOCOL)) closable.add(request.raw);
+    if (upgrading.has(request.raw) && becomesWebSocket(request)) limits.connect(request);
   };
+}
+
+function becomesWebSocket({ method, routeOptions }: FastifyRequest): boolean {
+  return method === "GET" && routeOptions.config.webSocket === true;
 }
 
 /** @returns the subprotocols that the client offers. @throws {HttpError} 400, 426 */
@@ -126,28 +138,40 @@ function checkHandshake(request: FastifyRequest): readonly string[] {
 
 /**
  * Accepts the handshake of a client that knows the relay's close codes, and closes at once with the one for the status. A
- * page sees neither the status of a handshake nor its body.
- * @returns false, and does nothing, when the client gets the HTTP answer
+ * page sees neither the status of a handshake nor its body. The returned function returns false, and does nothing, when
+ * the client gets the HTTP answer.
+ * @param refused called with each socket that is refused and closes in its own time: it may be ended before that
  */
-export function refuseByCode(request: FastifyRequest, reply: FastifyReply, { status, detail }: Problem): boolean {
-  const { raw, server } = request;
-  const head = upgrading.get(raw);
-  if (!head || !closable.has(raw) || !FINAL.has(status)) return false;
-  void reply.hijack();
-  const { socket } = raw;
-  const before = socket.bytesRead;
-  server.websocketServer.handleUpgrade(raw, socket, head, (webSocket) => {
-    server.websocketServer.emit("connection", webSocket, raw);
-    webSocket.on("error", () => webSocket.terminate());
-    socket.on("data", () => {
-      if (socket.bytesRead - before > READ_FROM_REFUSED) webSocket.pause();
+export function refuseByCode(refused: (socket: Socket) => void) {
+  /** The oldest first. */
+  const closing = new Set<WebSocket>();
+  return (request: FastifyRequest, reply: FastifyReply, { status, detail }: Problem): boolean => {
+    const { raw, server } = request;
+    const head = upgrading.get(raw);
+    if (!head || !closable.has(raw) || !FINAL.has(status)) return false;
+    void reply.hijack();
+    const { socket } = raw;
+    const before = socket.bytesRead;
+    server.websocketServer.handleUpgrade(raw, socket, head, (webSocket) => {
+      server.websocketServer.emit("connection", webSocket, raw);
+      webSocket.on("error", () => webSocket.terminate());
+      socket.on("data", () => {
+        if (socket.bytesRead - before > READ_FROM_REFUSED) webSocket.pause();
+      });
+      const disconnect = { code: 4000 + status, reason: detail, reconnect: false };
+      const encoder = socketEncoders[SUBPROTOCOLS[webSocket.protocol] ?? "raw"];
+      refuse(new SocketSink(webSocket, socket), encoder, disconnect);
+      refused(socket);
+      webSocket.once("close", () => closing.delete(webSocket));
+      if (closing.add(webSocket).size > MAX_CLOSING) endOldest(closing);
     });
-    const disconnect = { code: 4000 + status, reason: detail, reconnect: false };
-    const sink = new SocketSink(webSocket, socket);
-    const encoder = socketEncoders[SUBPROTOCOLS[webSocket.protocol] ?? "raw"];
-    refuse(sink, encoder, disconnect);
-  });
-  return true;
+    return true;
+  };
+}
+
+function endOldest(closing: Set<WebSocket>): void {
+  const [oldest] = closing;
+  if (oldest && closing.delete(oldest)) oldest.terminate();
 }
 
 /** Node does not look after the socket of an upgrade any more: one that was refused has to be ended. */
