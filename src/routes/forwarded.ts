@@ -20,8 +20,9 @@ export function foreignHeader(headers: IncomingHttpHeaders): string | undefined 
   if (clients !== undefined && !listed(clients).every(isOwnAddress)) return "X-Forwarded-For";
   if (client !== undefined && !listed(client).every(isOwnAddress)) return "X-Real-IP";
   if (hosts !== undefined && !listed(hosts).every(isOwnHost)) return "X-Forwarded-Host";
-  if (forwarded !== undefined && !forwarded.split(/[;,]/).every(isOwnPair)) return "Forwarded";
-  const isNamed = clients !== undefined || client !== undefined || /(?:^|[;,\s])for=/i.test(forwarded ?? "");
+  const pairs = pairsOf(forwarded ?? "");
+  if (!pairs?.every(isOwnPair)) return "Forwarded";
+  const isNamed = clients !== undefined || client !== undefined || pairs.some(([name]) => name === "for");
   return isNamed ? undefined : "X-Forwarded-For";
 }
 
@@ -45,23 +46,24 @@ function isOwnHost(text: string): boolean {
 }
 
 /**
- * Whether a pair of the Forwarded header (RFC 7239 section 4) names no address and no host but loopback ones. The header
- * is split at every separator, also inside quotes: no address or host has one, so the pieces are refused.
+ * The pairs of a Forwarded header (RFC 7239 section 4), with names in lower case; undefined when one is malformed. The
+ * header is split at every separator, also inside quotes: no address or host has one, so the pieces are malformed.
  */
-function isOwnPair(text: string): boolean {
-  if (text.trim() === "") return true;
-  const [, name, quoted, plain] = /^([^\s="\\]+)=(?:"([^"\\]*)"|([^\s="\\]+))$/.exec(text.trim()) ?? [];
-  const value = quoted ?? plain ?? "";
-  switch (name?.toLowerCase()) {
-    case undefined:
-      return false;
-    case "for":
-      return isOwnAddress(value);
-    case "host":
-      return isOwnHost(value);
-    default:
-      return true;
+function pairsOf(header: string): [name: string, value: string][] | undefined {
+  const pairs: [string, string][] = [];
+  for (const piece of listed(header.replaceAll(";", ","))) {
+    if (piece === "") continue;
+    const [, name, quoted, plain] = /^([^\s="\\]+)=(?:"([^"\\]*)"|([^\s="\\]+))$/.exec(piece) ?? [];
+    if (name === undefined) return undefined;
+    pairs.push([name.toLowerCase(), quoted ?? plain ?? ""]);
   }
+  return pairs;
+}
+
+/** Whether a pair names no address and no host but loopback ones. */
+function isOwnPair([name, value]: [name: string, value: string]): boolean {
+  if (name === "for") return isOwnAddress(value);
+  return name !== "host" || isOwnHost(value);
 }
 
 /**

@@ -82,7 +82,7 @@ function checkHeaders(rawHeaders: readonly string[], protocol: string): void {
   if (!/^https?$/i.test(protocol)) throw new HttpError(400, "X-Forwarded-Proto must be http or https");
 }
 
-const ways = "set --api-keys, or --insecure-open to let in all who can reach it";
+const ways = "set --api-keys, or --insecure-open (as a plugin: apiKeys, insecureOpen) to let in all who can reach it";
 
 function checkIsLocal(host: string | undefined, localAddress: string | undefined): void {
   if (localAddress !== undefined && !isLoopback(localAddress)) {
@@ -113,7 +113,7 @@ function checkIsNotForOthers(request: FastifyRequest, settings: Settings): void 
     throw new HttpError(
       403,
       `without keys this relay answers no proxies, and a proxy sent this request (${seen.join(", ")}): ${ways}; ` +
-        "with --trust-proxy it answers a proxy that asks for clients on this machine",
+        "with --trust-proxy (as a plugin: trustProxy of its app) it answers a proxy that asks for clients on this machine",
     );
   }
   const foreign = foreignHeader(headers);

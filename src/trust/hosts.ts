@@ -1,13 +1,16 @@
 /** Whether only this machine can reach a host: a name or an address, as in URLs or without the brackets. */
 export function isLoopback(host: string): boolean {
   const name = host.replaceAll(/^\[|\]$|\.$/g, "").toLowerCase();
-  return (
-    name === "localhost" ||
-    // RFC 6761 section 6.3: all names below it are this machine too.
-    name.endsWith(".localhost") ||
-    name === "::1" ||
-    /^(?:::ffff:)?127(?:\.\d{1,3}){3}$/.test(name)
-  );
+  // RFC 6761 section 6.3: all names below localhost are this machine too.
+  if (name === "localhost" || name.endsWith(".localhost")) return true;
+  // IPv6 holds 127.0.0.0/8 as ::ffff:127.0.0.0/104.
+  return /^127(?:\.\d{1,3}){3}$|^(?:::1|::ffff:7f[\da-f]{2}:[\da-f]{1,4})$/.test(shortest(name));
+}
+
+/** An IPv6 address in its one shortest notation; any other text as it is. */
+function shortest(text: string): string {
+  const url = `http://[${text}]`;
+  return /^[\da-f]*:[\da-f:.]+$/.test(text) && URL.canParse(url) ? new URL(url).hostname.slice(1, -1) : text;
 }
 
 /** The host of a `Host` header, without its port; undefined when it is none. */

@@ -41,7 +41,7 @@ describe("an open relay refuses what a proxy sends", () => {
     const relay = await startRelay();
     const answer = await relay.send("GET", "/health", undefined, { "x-forwarded-for": "192.0.2.1", via: "1.1 a" });
     const { detail } = (await answer.json()) as { detail: string };
-    for (const part of ["via", "x-forwarded-for", "--api-keys", "--trust-proxy", "--insecure-open"]) {
+    for (const part of ["via", "x-forwarded-for", "--api-keys", "--trust-proxy", "trustProxy", "--insecure-open"]) {
       expect(detail).toContain(part);
     }
   });
@@ -80,6 +80,8 @@ describe("an open relay with --trust-proxy answers a proxy for clients on this m
     ["X-Forwarded-For: ::ffff:127.0.0.1", "X-Forwarded-For: 127.0.0.2", "X-Forwarded-Host: 127.0.0.1"],
     // As proxies in Java write ::1.
     ["X-Forwarded-For: 0:0:0:0:0:0:0:1"],
+    ["X-Forwarded-For: [0:0:0:0:0:0:0:1]:4711", "X-Forwarded-Host: [0:0:0:0:0:0:0:1]:80"],
+    ["X-Forwarded-For: ::ffff:7f00:1"],
     [...OWN, "X-Real-IP: 127.0.0.1", "Via: 1.1 proxy", "X-Forwarded-Proto: https", "X-Forwarded-Server: a.example"],
     [...OWN, 'Forwarded: for="[::1]:80";HOST=localhost;proto=http, For=127.0.0.1; by=_a'],
   ])("%j %j %j", async (...headers) => {
@@ -95,6 +97,9 @@ describe("an open relay with --trust-proxy answers a proxy for clients on this m
     ["X-Forwarded-Proto: http"],
     ["Via: 1.1 proxy"],
     ["Forwarded: host=localhost"],
+    ['Forwarded: by="a for=x"'],
+    ["X-Forwarded-For: ::ffff:8000:1"],
+    ["X-Forwarded-For: ::7f00:1"],
     ["Forwarded:"],
     ["X-Real-IP: 192.0.2.1"],
     ["Forwarded: for=192.0.2.1"],
