@@ -121,6 +121,16 @@ describe.each(proxies)("behind %s, configured as docs/proxies.md says", (_name, 
       expect(await removed("a/b")).toBe(1);
     });
 
+    test("a path that is not below /relay/ as the client wrote it does not reach the relay", async () => {
+      let requests = 0;
+      relay.app.server.on("request", () => requests++);
+      for (const path of ["/health", "/%72elay/health", "//relay/health", "/relayed/health"]) {
+        expect([404, 503]).toContain((await fetch(proxy + path)).status);
+      }
+      expect(requests).toBe(0);
+      expect([await healthOf(proxy), requests]).toEqual([200, 1]);
+    });
+
     test("limits are by the address that the proxy saw", async () => {
       const limited = await startRelay({ trustProxy: true, insecureOpen: true, maxConnections: 1 });
       const ws = `${(await start(limited.http)).replace("http", "ws")}/relay/echo`;
