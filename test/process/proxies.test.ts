@@ -101,6 +101,18 @@ describe.each(proxies)("behind %s, configured as docs/proxies.md says", (_name, 
       while (!(await stream.next()).startsWith(":"));
     });
 
+    test("streams: who ends one and opens the next does not wait, however often", async () => {
+      // With the usual time between two comments: the proxy notices only when it writes that the other end is gone.
+      const idle = await startRelay({ trustProxy: true, apiKeys: `a:${SECRET}` }, SECRET);
+      const { stream_url } = await register(await start(idle.http), { user_id: 1, topics: ["cats"] });
+      for (let n = 0; n < 5; n++) (await openStream(stream_url)).close();
+      const stream = await openStream(stream_url);
+      await idle.publish({ topic: "cats", message: "hi" });
+      const began = performance.now();
+      while (!(await stream.next()).includes("data: hi"));
+      expect(performance.now() - began).toBeLessThan(2000);
+    });
+
     test("a gap is said in the header Relay-Gap", async () => {
       const { url, stream_url } = await register(proxy, { user_id: 1, topics: ["cats"] });
       for (let n = 0; n < 5; n++) await relay.publish({ topic: "cats", message: n });
