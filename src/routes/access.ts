@@ -104,7 +104,8 @@ export function unauthorized(request: FastifyRequest, wanted: string): Error {
   const refusal = unchecked.get(request);
   if (refusal) return refusal;
   if (bearerOf(request) === undefined) {
-    return new HttpError(401, `this needs ${wanted}: send Authorization: Bearer SECRET`, CHALLENGE);
+    const otherwise = accessOf(request).token ? ", or a token as ?token=TOKEN" : "";
+    return new HttpError(401, `this needs ${wanted}: send Authorization: Bearer SECRET${otherwise}`, CHALLENGE);
   }
   return new HttpError(401, `this needs ${wanted}: the one that was sent is not known here`, INVALID);
 }
