@@ -5,17 +5,17 @@ import type { Reader } from "./reader.js";
 
 /**
  * After an event, a ping follows a live connection's last ping by `least` milliseconds at least, and at random up to
- * `spread` more: the pongs of all who got the same event would otherwise come together. The ping goes along with an event.
- * When no event comes for `patience` milliseconds more, or a publisher waits for the confirmation, the ping is a write of
- * its own.
+ * `spread` more: the pongs of all who got the same event would otherwise come together. The ping goes along with an
+ * event. When no event comes for `patience` milliseconds more, or a publisher waits for the confirmation, the ping is a
+ * write of its own.
  */
 const TIMED = { least: 1000, spread: 2000, patience: 1000 };
 
 /**
- * However little time has passed, a ping follows after so many events or bytes while the connection is catching up, or a
- * ping is unanswered; and after so many events that are written at once. A client that handles one event after the other
- * answers only when it gets to the ping. To a client that answers at once, a ping for each step would cost a tenth of what
- * the fan-out costs.
+ * However little time has passed, a ping follows after so many events or bytes while the connection is catching up, or
+ * a ping is unanswered; and after so many events that are written at once. A client that handles one event after the
+ * other answers only when it gets to the ping. To a client that answers at once, a ping for each step would cost a
+ * tenth of what the fan-out costs.
  */
 const STEP = { events: 128, bytes: 64 * 1024 };
 
@@ -23,23 +23,25 @@ const STEP = { events: 128, bytes: 64 * 1024 };
 const BUSY = { each: 10_000, most: 256 * 10_000 };
 
 /**
- * What the pongs on one connection tell: which events have arrived, and that the other end is alive. All times are those of
- * `performance.now()`.
+ * What the pongs on one connection tell: which events have arrived, and that the other end is alive. All times are
+ * those of `performance.now()`.
  */
 export class Confirmation {
   private lastSent: EventId | undefined;
   private lastAsked: EventId | undefined;
   private askedAt = 0;
   private nextAsk = 0;
-  /** Events written on this connection; how many it were when the last ping was sent; and how many `busyUntil` allows for. */
+  /** Number of events written on this connection. */
   private written = 0;
+  /** `written` when the last ping was sent. */
   private writtenAsked = 0;
+  /** `written` up to which `busyUntil` allows time. */
   private writtenAllowed = 0;
   /** Bytes of events since the last ping. */
   private bytes = 0;
   /**
-   * Until then the client may be busy with events that it was sent. Also with those that it has confirmed: libraries answer
-   * the pings among what they have read, and read on when it is handled.
+   * Until then the client may be busy with events that it was sent, also with some that it has confirmed: a library
+   * may answer the pings among what it has read ahead, and read on only when the client has handled that.
    */
   private busyUntil = 0;
   /** When the first ping was sent that is not answered. */
@@ -117,8 +119,8 @@ export class Confirmation {
   }
 
   /**
-   * Whether the other end has left a ping unanswered for too long: for `interval` milliseconds in which it sent nothing, and
-   * was not busy with events.
+   * Whether the other end has left a ping unanswered for too long: for `interval` milliseconds in which it sent
+   * nothing, and was not busy with events.
    */
   isSilent(now: number, interval: number): boolean {
     const { unansweredSince } = this;

@@ -7,7 +7,7 @@ import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { withoutTrimmed } from "./sent.js";
 
-/** How often the progress of clients is handed to the engine, in milliseconds (product section 7: at most a second behind). */
+/** How often the progress of clients is handed to the engine, in milliseconds. */
 const PROGRESS_EVERY = 1000;
 
 /** Hands on to the engine how far clients have confirmed. */

@@ -50,8 +50,9 @@ class Contest {
 
 /**
  * Damps readers that take one client from each other: each comes back as soon as another has taken over. After a few
- * takeovers in a short time newcomers wait, and the present connection goes on meanwhile. Then the newest newcomer takes
- * over. The other newcomers are closed only then: earlier, they would come back at once and take that place from each other.
+ * takeovers in a short time newcomers wait, and the present connection goes on meanwhile. Then the newest newcomer
+ * takes over. The other newcomers are closed only then: earlier, they would come back at once and take that place from
+ * each other.
  */
 export class Takeovers {
   private readonly contests = new Map<ClientId, Contest>();
@@ -92,7 +93,8 @@ export class Takeovers {
   }
 
   /**
-   * Waits until a newcomer may take over a contested client. Newcomers share their time: it began with the first of them.
+   * Waits until a newcomer may take over a contested client. Newcomers share their time: it began with the first of
+   * them.
    * @returns whether it may; if not, it has gone away or was closed
    */
   async wait(id: ClientId, sink: Sink, encoder: Encoder): Promise<boolean> {

@@ -66,8 +66,8 @@ export function draftOfBinaryCloudEvent(
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * A value by section 3.1.3.2 of the HTTP binding: unquoted, then percent-decoded once. Characters beyond ASCII should be
- * percent-encoded; some SDKs send them as UTF-8 instead.
+ * A value by section 3.1.3.2 of the HTTP binding: unquoted, then percent-decoded once. Characters beyond ASCII should
+ * be percent-encoded; some SDKs send them as UTF-8 instead.
  * @param value as Node has it: a character for each byte
  */
 function decodeHeader(name: string, value: string): string {

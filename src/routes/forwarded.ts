@@ -12,8 +12,9 @@ export function proxyHeaders(headers: IncomingHttpHeaders): string[] {
 
 /**
  * Names the first header that does not say that the proxy's client is on this machine and asked for this machine;
- * undefined when all headers say so. One of X-Forwarded-For, X-Real-IP and Forwarded must name the client. Every address
- * and host in these and in X-Forwarded-Host must be loopback. A value that is not an address or a host counts as foreign.
+ * undefined when all headers say so. One of X-Forwarded-For, X-Real-IP and Forwarded must name the client. Every
+ * address and host in these and in X-Forwarded-Host must be loopback. A value that is not an address or a host counts
+ * as foreign.
  */
 export function foreignHeader(headers: IncomingHttpHeaders): string | undefined {
   const { "x-forwarded-for": clients, "x-real-ip": client, "x-forwarded-host": hosts, forwarded } = headers;
@@ -33,7 +34,9 @@ function listed(value: string | string[]): string[] {
     .map((item) => item.trim());
 }
 
-/** Whether it is a loopback address, with or without a port; IPv6 may have brackets. Names such as `unknown` are not. */
+/**
+ * Whether it is a loopback address, with or without a port; IPv6 may have brackets. Names such as `unknown` are not.
+ */
 function isOwnAddress(text: string): boolean {
   const [, bracketed, plain] = /^(?:\[([\da-f:.]+)\]|([\d.]+))(?::\d{1,5})?$/i.exec(text) ?? [];
   const address = bracketed ?? plain ?? text;

@@ -5,7 +5,9 @@ import { foreignHeader, proxyHeaders } from "./forwarded.js";
 import { hostOf, isLoopback } from "../trust/hosts.js";
 import { HttpError } from "./problems.js";
 
-/** Number of headers of one request that Node reads. It drops the others silently, so a proxy's could be among these. */
+/**
+ * Number of headers of one request that Node reads. It drops the others silently, so a proxy's could be among these.
+ */
 const MAX_HEADERS = 1000;
 
 /** Whether a page of this origin may use the relay. @param allowed origins, `loopback` or `*` */
@@ -63,7 +65,8 @@ function isOwnOrigin(origin: string, host: string, settings: Settings): boolean 
 /**
  * Whether the relay believes the X-Forwarded-* headers of a request. With `--trust-proxy` it always does. In another
  * Fastify app, where the relay is a plugin, the app's `trustProxy` decides: if the app trusts the other end of the
- * connection, Fastify adds the address of X-Forwarded-For to `ips`. A proxy that sends no X-Forwarded-For is not believed.
+ * connection, Fastify adds the address of X-Forwarded-For to `ips`. A proxy that sends no X-Forwarded-For is not
+ * believed.
  */
 export function isFromTrustedProxy({ trustProxy }: Settings, { ips = [] }: FastifyRequest): boolean {
   return trustProxy || ips.length > 1;
@@ -101,9 +104,9 @@ function checkIsLocal(host: string | undefined, localAddress: string | undefined
 }
 
 /**
- * A proxy on this machine connects from a loopback address, and many rewrite `Host` to one, whoever their clients are. So
- * an open relay refuses every request that shows a proxy, unless the relay (or the app that it is a plugin of) trusts the
- * proxy and the proxy says that its client is on this machine.
+ * A proxy on this machine connects from a loopback address, and many rewrite `Host` to one, whoever their clients are.
+ * So an open relay refuses every request that shows a proxy, unless the relay (or the app that it is a plugin of)
+ * trusts the proxy and the proxy says that its client is on this machine.
  */
 function checkIsNotForOthers(request: FastifyRequest, settings: Settings): void {
   const { headers } = request;

@@ -41,7 +41,9 @@ export class SocketSession {
   private busy = true;
   /** Another connection has the client, and goes on for a while. */
   private isWaiting = false;
-  /** Whether to log its beginning and its end. For a contested client, the relay logs the number of connections instead. */
+  /**
+   * Whether to log its beginning and its end. For a contested client, the relay logs the number of connections instead.
+   */
   private isLogged = true;
 
   constructor(

@@ -23,7 +23,10 @@ import { HttpError } from "./problems.js";
 /** Milliseconds after which `EventSource` comes back when its connection is lost. */
 const RETRY = 2000;
 
-/** Milliseconds until `EventSource` reconnects after another connection has replaced its own: two tabs must not take turns. */
+/**
+ * Milliseconds until `EventSource` reconnects after another connection has replaced its own: two tabs must not take
+ * turns.
+ */
 const RETRY_REPLACED = 3_600_000;
 
 /** Least milliseconds until `EventSource` reconnects after a shutdown: it waits no longer between later attempts. */

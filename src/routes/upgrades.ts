@@ -53,7 +53,8 @@ export class WebSocketUpgrades extends EventEmitter {
       this.emit("upgrade", request, socket, head);
     };
     server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-      // Node's own listener is gone, and the next one may come late or never. A socket comes here again after `serveAgain`.
+      // Node's own listener is gone, and the next one may come late or never. A socket comes here again after
+      // `serveAgain`.
       socket.off("error", ignore).on("error", ignore);
       arrive(request, socket, head);
     });
@@ -96,8 +97,8 @@ declare module "fastify" {
 }
 
 /**
- * Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). From here on the relay may
- * refuse an upgrade by a close code.
+ * Refuses what can not become a WebSocket, before anything else is done (RFC 6455 section 4.2). From here on the relay
+ * may refuse an upgrade by a close code.
  */
 export function checkUpgrade(request: FastifyRequest): void {
   if (!upgrading.has(request.raw)) return;
@@ -137,9 +138,9 @@ function checkHandshake(request: FastifyRequest): readonly string[] {
 }
 
 /**
- * Accepts the handshake of a client that knows the relay's close codes, and closes at once with the one for the status. A
- * page sees neither the status of a handshake nor its body. The returned function returns false, and does nothing, when
- * the client gets the HTTP answer.
+ * Accepts the handshake of a client that knows the relay's close codes, and closes at once with the one for the status.
+ * A page sees neither the status of a handshake nor its body. The returned function returns false, and does nothing,
+ * when the client gets the HTTP answer.
  * @param refused called with each socket that is refused and closes in its own time: it may be ended before that
  */
 export function refuseByCode(refused: (socket: Socket) => void) {
