@@ -142,6 +142,18 @@ describe("who is silent", () => {
     expect(confirmation.isSilent(6000 * SECOND + INTERVAL + 10 * SECOND, INTERVAL)).toBe(true);
   });
 
+  test("a pong for a ping that another one follows allows for the events that were sent, and for no more", () => {
+    const confirmation = confirmationOf();
+    expect(write(confirmation, 1, 1, { live: true, now: 10 * SECOND })).toEqual(["1-0"]);
+    expect(write(confirmation, 2, 1, { live: true, now: 14 * SECOND })).toEqual(["2-0"]);
+    // The network was slow for a moment.
+    confirmation.answered("1-0", 15 * SECOND);
+    confirmation.answered("2-0", 16 * SECOND);
+    // Then it is gone. Two events are 20 seconds.
+    confirmation.ask(60 * SECOND);
+    expect(confirmation.isSilent(60 * SECOND + INTERVAL + 20 * SECOND, INTERVAL)).toBe(true);
+  });
+
   test("not who is heard; a ping that repeats another, and a pong for no ping, change nothing", () => {
     const confirmation = confirmationOf();
     confirmation.ask(0);
