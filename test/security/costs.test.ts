@@ -1,7 +1,7 @@
 import { Writable } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { parseSettings } from "../../src/config.js";
 import { createServer } from "../../src/server.js";
 import { Bare } from "../support/bare.js";
@@ -143,4 +143,24 @@ test("a client that waits for its long frames is heard, and is not closed as sil
   const message = "x".repeat(60_000);
   for (let id = 0; id < 8; id++) client.say({ id, type: "request", action: "echo", payload: { message } });
   for (const answer of await client.take(8)) expect(JSON.parse(answer)).toHaveProperty("data.echo");
+});
+
+test("frames that come while the relay closes their connection cost no more than the client's rate allows", async () => {
+  const relay = await startRelay({ frameRate: 100 });
+  const { url } = await relay.register({ user_id: 1 });
+  const older = await relay.connect(url);
+  await older.settled();
+  // It does not answer the close frame before it has sent all.
+  older.socket.pause();
+  await relay.connect(url);
+  const parse = vi.spyOn(JSON, "parse");
+  onTestFinished(() => parse.mockRestore());
+  const keys = Array.from({ length: 20_000 }, (_, index) => [`k${index}`, 1]);
+  const long = JSON.stringify(Object.fromEntries(keys));
+  for (let count = 0; count < 20; count++) older.say(long);
+  older.socket.resume();
+  expect(await older.closed).toMatchObject({ code: 4409 });
+  const parsed = parse.mock.calls.filter(([text]) => text === long).length * long.length;
+  // The burst is two seconds' worth, and 3 seconds is the longest that it may take.
+  expect(parsed).toBeLessThan(5 * 100 * 4096);
 });
