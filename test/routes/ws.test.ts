@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import net from "node:net";
 import { expect, onTestFinished, test } from "vitest";
+import { WebSocket } from "ws";
 import { formatId } from "../../src/core/id.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { startRelay, type TestRelay } from "../support/relay.js";
@@ -192,6 +193,25 @@ test("an ack that was sent before the client could read that the relay shuts dow
   const again = await startRelay(engine);
   const back = await again.connect(`${again.ws}/ws/${id}`);
   expect(await back.settled()).toEqual([]);
+});
+
+test("acks count also when the relay closed the connection while it opened it", async () => {
+  const relay = await startRelay({ maxReplay: 10 });
+  const { url } = await relay.register({ user_id: 1, topics: ["t"] });
+  const first = await relay.connect(url);
+  for (let count = 1; count < 20; count++) await relay.publish({ topic: "t", message: "again" });
+  await relay.publish({ topic: "t", message: "again" }, "?wait=5");
+  await first.close();
+  const back = new WebSocket(`${url}?format=json&ack=manual&since=0`);
+  back.on("message", (data) => {
+    const { type, id } = JSON.parse((data as Buffer).toString()) as { type: string; id: string };
+    const ack = { id: 1, type: "request", action: "ack", payload: { id } };
+    if (type === "event") back.send(JSON.stringify(ack));
+  });
+  // All 20 come with the first read of the log, and are a long replay here.
+  expect(await once(back, "close")).toMatchObject([4429, Buffer.from("a long replay: come back to go on")]);
+  const next = await relay.connect(url);
+  expect(await next.settled()).toEqual([]);
 });
 
 test("a pong for what was not sent confirms nothing", async () => {
