@@ -1,6 +1,7 @@
 import { Writable } from "node:stream";
 import { expect, onTestFinished, test } from "vitest";
 import { parseSettings } from "../../src/config.js";
+import { MemoryEngine } from "../../src/engines/memory.js";
 import { createServer } from "../../src/server.js";
 import { python } from "../support/python.js";
 import { limited, startRelay, type TestRelay } from "../support/relay.js";
@@ -143,3 +144,32 @@ test.skipIf(!clients)(
     expect(reports).toEqual([expect.objectContaining({ client: `${id.slice(0, 8)}…`, user_id: 1, takeovers: 3 })]);
   },
 );
+
+test("a newcomer that takes over may send as much as any other from then on", async () => {
+  const engine = new MemoryEngine({ age: 3600, count: 1000, bytes: 2 ** 20 });
+  const relay = await startRelay({}, undefined, engine);
+  const { url } = await relay.register({ user_id: 1 });
+  const present = await contest(relay, url);
+  const next = await relay.connect(url);
+  await waiting(relay);
+  // The engine takes its time for the takeover.
+  const { clients } = engine;
+  const update = clients.update.bind(clients);
+  let goOn = (): void => undefined;
+  const held = new Promise<void>((resolve) => (goOn = resolve));
+  const asked = new Promise<void>((resolve) => {
+    clients.update = async (...change) => {
+      resolve();
+      await held;
+      return update(...change);
+    };
+  });
+  await present.drop();
+  await asked;
+  for (let count = 0; count < 100; count++) next.say("ping");
+  const other = await relay.connect(`${relay.ws}/echo`);
+  other.say("all before was read");
+  await other.next();
+  goOn();
+  expect(await next.take(100)).toEqual(Array.from({ length: 100 }, () => "pong"));
+});
