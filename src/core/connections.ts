@@ -33,8 +33,10 @@ export interface OpenOptions {
   readonly manualAck?: boolean | undefined;
   /** The client has been told of a gap that `preview` found. */
   readonly gapSaid?: boolean | undefined;
-  /** Called when the sink has to wait before it takes over from another connection. */
-  readonly waiting?: (() => void) | undefined;
+  /**
+   * Called with true when the sink has to wait before it takes over from another connection, and with false after that.
+   */
+  readonly waiting?: ((waits: boolean) => void) | undefined;
 }
 
 /** The side of the relay that clients connect to. */
@@ -100,8 +102,9 @@ export class Connections {
   async open(id: ClientId, sink: Sink, encoder: Encoder, options: OpenOptions = {}): Promise<Connection | undefined> {
     const isTaken = this.registry.get(id)?.connection?.open === true || this.opening.has(id);
     if (isTaken && !this.stopped && this.isContested(id)) {
-      options.waiting?.();
+      options.waiting?.(true);
       if (!(await this.takeovers.wait(id, sink, encoder))) return undefined;
+      options.waiting?.(false);
     }
     // Those that still wait are older than this one.
     else this.takeovers.refuse(id, REPLACED);

@@ -23,6 +23,9 @@ const BAD_FRAMES = { burst: 50, perSecond: 10 };
 /** Milliseconds between two signs of life for a client whose frames wait. */
 const REST = 200;
 
+/** Bytes of the longest frame that may be an acknowledgement, with white space. */
+const MAX_ACK = 1000;
+
 /** For a client that sends much while another connection has its place. */
 const TOO_EARLY = { code: CLOSE.tooMany, reason: "too many frames before the relay answers", reconnect: true };
 
@@ -77,22 +80,22 @@ export class SocketSession {
   private async open(id: string, gapSaid: boolean): Promise<void> {
     const { context, sink, encoder } = this;
     const { connections } = context.startup.relay;
-    const waiting = (): void => {
-      this.isWaiting = true;
+    const waiting = (waits: boolean): void => {
+      this.isWaiting = waits;
       if (this.isInboxFull) this.holdUp();
     };
     const options = { ...connectionOptions(this.request), gapSaid, waiting };
     this.connection = await connections.open(id, sink, encoder, options);
-    this.isWaiting = false;
     // Another connection has the client. This socket is closed already.
     if (!this.connection) return;
     this.isLogged = !connections.isContested(id);
     const { readyState, CLOSED, OPEN } = this.socket;
     if (readyState === CLOSED) return this.closed(1006);
-    // It may have been closed already, and is to be heard when the other end answers that.
-    if (readyState !== OPEN) return;
     this.frames = new Frames(context, this.connection, encoder, this.inLobby);
-    if (this.isLogged) this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
+    // The relay may have closed it already; the other end's acknowledgements, and its close frame, are still to come.
+    if (readyState === OPEN && this.isLogged) {
+      this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
+    }
     await this.work();
   }
 
@@ -113,8 +116,8 @@ export class SocketSession {
   /** Takes no more frames for now. */
   private holdUp(): void {
     // A socket that is not read does not show its end, and one that is gone must not take over.
-    if (this.isWaiting) refuse(this.sink, this.encoder, TOO_EARLY);
-    else this.socket.pause();
+    if (!this.isWaiting) this.socket.pause();
+    else if (this.sink.open) refuse(this.sink, this.encoder, TOO_EARLY);
   }
 
   private async work(): Promise<void> {
@@ -144,16 +147,18 @@ export class SocketSession {
     const { frames, connection } = this;
     const { limits } = this.context;
     if (!frames || !connection) return true;
-    if (this.socket.readyState !== this.socket.OPEN) {
-      frames.acknowledge(data.toString());
-      return true;
-    }
+    const isOpen = this.socket.readyState === this.socket.OPEN;
+    if (!isOpen && data.length > MAX_ACK) return true;
     try {
       limits.frames(connection.reader.id, 1);
       limits.work(connection.reader.id, data.length);
     } catch (error) {
       frames.refuse(error);
       return false;
+    }
+    if (!isOpen) {
+      frames.acknowledge(data.toString());
+      return true;
     }
     if (isBinary) {
       frames.refuse(new InvalidInput([{ path: "", message: "binary frames are not understood: send text" }]));
