@@ -1,10 +1,7 @@
-import { Writable } from "node:stream";
-import { expect, onTestFinished, test } from "vitest";
-import { parseSettings } from "../../src/config.js";
+import { expect, test } from "vitest";
 import { MemoryEngine } from "../../src/engines/memory.js";
-import { createServer } from "../../src/server.js";
 import { python } from "../support/python.js";
-import { limited, startRelay, type TestRelay } from "../support/relay.js";
+import { limited, startLoggedRelay, startRelay, type TestRelay } from "../support/relay.js";
 import type { Frames } from "../support/socket.js";
 import { openStream } from "../support/stream.js";
 
@@ -108,21 +105,9 @@ const clients = python();
 test.skipIf(!clients)(
   "three loops of Python's websockets on one URL: few connections, few log lines, nothing lost",
   async () => {
-    const lines: Record<string, unknown>[] = [];
-    const logTo = new Writable({
-      write: (line, _encoding, done) => {
-        lines.push(JSON.parse(String(line)) as Record<string, unknown>);
-        done();
-      },
-    });
-    const settings = parseSettings({ engine: "memory", logLevel: "info" });
-    const { app, startup } = await createServer(settings, { logTo });
-    onTestFinished(() => app.close());
-    const address = (await app.listen({ host: "127.0.0.1", port: 0 })).replace("http", "ws");
-    await startup.loaded;
-    const { relay } = startup;
+    const { lines, relay, ws } = await startLoggedRelay();
     const { id } = await relay.clients.register({ userId: 1, topics: ["t"], ttl: 60 });
-    const duel = clients?.run("duel.py", `${address}/ws/${id}`, "3");
+    const duel = clients?.run("duel.py", `${ws}/ws/${id}`, "3");
     let said = "";
     duel?.stdout?.on("data", (chunk: Buffer) => (said += chunk.toString()));
     const count = (word: string): number => said.split("\n").filter((line) => line.startsWith(word)).length;

@@ -1,11 +1,8 @@
-import { Writable } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { parseSettings } from "../../src/config.js";
-import { createServer } from "../../src/server.js";
 import { Bare } from "../support/bare.js";
-import { startRelay } from "../support/relay.js";
+import { startLoggedRelay, startRelay } from "../support/relay.js";
 import { openSocket, refusal } from "../support/socket.js";
 
 /** A masked text frame (RFC 6455 section 5.2), with a mask of zeros. */
@@ -109,19 +106,8 @@ test("a user that the relay numbers is named by nobody else", async () => {
 });
 
 test("of many messages in the lobby a few are logged, and how many are not", async () => {
-  const lines: Record<string, unknown>[] = [];
-  const logTo = new Writable({
-    write: (line, _encoding, done) => {
-      lines.push(JSON.parse(String(line)) as Record<string, unknown>);
-      done();
-    },
-  });
-  const settings = parseSettings({ engine: "memory", logLevel: "info" });
-  const { app, startup } = await createServer(settings, { logTo });
-  onTestFinished(() => app.close());
-  const address = (await app.listen({ host: "127.0.0.1", port: 0 })).replace("http", "ws");
-  await startup.loaded;
-  const lobby = await openSocket(`${address}/ws?format=raw`);
+  const { lines, ws } = await startLoggedRelay();
+  const lobby = await openSocket(`${ws}/ws?format=raw`);
   for (let count = 0; count < 1000; count++) lobby.say("ping");
   await lobby.take(1000);
   const messages = (): Record<string, unknown>[] => lines.filter(({ msg }) => msg === "message");

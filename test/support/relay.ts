@@ -1,3 +1,4 @@
+import { Writable } from "node:stream";
 import type { FastifyInstance } from "fastify";
 import { onTestFinished } from "vitest";
 import { parseSettings, type SettingsInput } from "../../src/config.js";
@@ -72,6 +73,23 @@ export async function startRelay(options: SettingsInput = {}, secret?: string, e
     close: () => app.close(),
   };
   return relay;
+}
+
+/** A relay with its log lines. Ends with the test. */
+export async function startLoggedRelay() {
+  const lines: Record<string, unknown>[] = [];
+  const logTo = new Writable({
+    write: (line, _encoding, done) => {
+      lines.push(JSON.parse(String(line)) as Record<string, unknown>);
+      done();
+    },
+  });
+  const settings = parseSettings({ engine: "memory", logLevel: "info" });
+  const { app, startup } = await createServer(settings, { logTo });
+  onTestFinished(() => app.close());
+  const ws = (await app.listen({ host: "127.0.0.1", port: 0 })).replace("http", "ws");
+  await startup.loaded;
+  return { lines, relay: startup.relay, ws };
 }
 
 export function bearer(secret: string): Record<string, string> {
