@@ -115,8 +115,13 @@ export class ConnectionGuard {
       this.closing = true;
       looking.forEach(clearInterval);
       for (const { socket } of this.silent) socket.destroy();
-      setTimeout(() => this.server.closeAllConnections(), UNDER_WAY).unref();
+      // Node's own list lacks those with an upgrade that waits for the answer to an earlier request.
+      setTimeout(() => this.endAll(), UNDER_WAY).unref();
     });
+  }
+
+  private endAll(): void {
+    for (const socket of this.held.keys()) socket.destroy();
   }
 
   /** Calls back when the requests that have come on a connection are answered; at once when there are none. */

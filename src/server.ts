@@ -77,6 +77,8 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     // One proxy, the other end of the connection: what others before it say of themselves, anybody could have said.
     trustProxy: trustProxy && ((_address: string, hop: number) => hop === 0),
     requestTimeout,
+    // The relay itself says that it ends, as a problem like all others.
+    return503OnClosing: false,
     http: timeouts,
     ...(certificate && {
       https: { allowHalfOpen: true, ...certificate.read(), ...timeouts, handshakeTimeout: headWithin },

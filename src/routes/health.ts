@@ -18,10 +18,15 @@ declare module "fastify" {
   }
 }
 
-/** Nothing is known before the relay has loaded: to answer 404 would tell clients that they were removed. */
-export function refuseWhileLoading(startup: Startup) {
+/**
+ * Nothing is known before the relay has loaded: to answer 404 would tell clients that they were removed. While it ends,
+ * nothing new begins.
+ */
+export function refuseUnlessReady(startup: Startup) {
   return ({ routeOptions }: FastifyRequest): void => {
-    if (!routeOptions.config.whileLoading && startup.fault) throw startup.fault;
+    if (routeOptions.config.whileLoading) return;
+    if (startup.isStopped) throw new RelayError("unavailable", "the relay is ending");
+    if (startup.fault) throw startup.fault;
   };
 }
 
@@ -37,6 +42,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, startup }: Context
   const engine = new EngineCheck(startup);
   app.get("/ready", { config: open }, async (_request, reply) => {
     noStore(reply);
+    if (startup.isStopped) throw new RelayError("unavailable", "the relay is ending");
     if (startup.fault) throw startup.fault;
     await engine.check();
     return { status: "ready" };

@@ -5,7 +5,7 @@ import { tokenVerifier } from "../trust/tokens.js";
 import { authorize, authorizeAgain, identify } from "./access.js";
 import { Attempts } from "./attempts.js";
 import type { Context } from "./context.js";
-import { refuseWhileLoading } from "./health.js";
+import { refuseUnlessReady } from "./health.js";
 import { limitRequests } from "./limits.js";
 import { refuseNowhere } from "./nowhere.js";
 import { answerPreflight, checkSource, isAllowedOrigin } from "./origins.js";
@@ -44,7 +44,7 @@ export async function addHooks(
     // A browser sends no key with a preflight, and takes only 2xx for a yes.
     answerPreflight,
     // Without its keys and clients loaded, the relay can not tell what there is.
-    refuseWhileLoading(startup),
+    refuseUnlessReady(startup),
     checkUpgrade,
     authorize(keys, tokenVerifier(settings), attempts),
     // Who may not connect takes no connection from others of the same address.

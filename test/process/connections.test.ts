@@ -262,3 +262,24 @@ test.each(["websocket", "h2c"])("an upgrade to %s that waits for earlier answers
   relay.child.kill("SIGTERM");
   expect((await relay.ended).stderr).not.toContain("after an error");
 });
+
+test("a request that comes while the relay ends is told so, as a problem", async () => {
+  const relay = await startRelay();
+  const { id } = await relay.register({ user_id: 1 });
+  const caller = await Bare.open(relay.http);
+  caller.write("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await caller.until('"ok"');
+  caller.write(`GET /register/${id} HTTP/1.1\r\nHost: localhost\r\n`);
+  // Does not answer the close frame: so the end takes a while.
+  const reader = await Bare.webSocket(relay.http, `/ws/${id}`);
+  const closing = relay.close();
+  await reader.until("restarting");
+  caller.write("\r\n");
+  const answer = (await caller.closed).slice(caller.text.indexOf('"ok"'));
+  expect(answer).toContain("HTTP/1.1 503 ");
+  expect(answer).toMatch(/content-type: application\/problem\+json/i);
+  expect(answer).toMatch(/retry-after: 1/i);
+  expect(answer).toContain("the relay is ending");
+  reader.socket.destroy();
+  await closing;
+});
