@@ -109,9 +109,9 @@ export async function addRelay(
     settings: {
       ...settings,
       limited: (limit) => metrics.limited(limit),
-      contested: (id, user, takeovers) =>
+      contested: (id, user, replacements) =>
         contestLog.line((unlogged) => {
-          const line = { client: shortId(id), user_id: user, takeovers, ...unlogged };
+          const line = { client: shortId(id), user_id: user, replacements, ...unlogged };
           app.log.warn(line, "connections of one client replace each other: does more than one reader use its URL?");
         }),
     },

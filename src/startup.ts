@@ -35,6 +35,11 @@ export class Startup {
     return this.ready ? undefined : new RelayError("unavailable", `the relay is not ready: ${this.state}`);
   }
 
+  /** Why no request may begin now; absent while the relay can be used. */
+  get refusal(): RelayError | undefined {
+    return this.isStopped ? new RelayError("unavailable", "the relay is ending") : this.fault;
+  }
+
   /** @throws {RelayError} unavailable: it has not loaded */
   get relay(): Relay {
     if (this.ready) return this.ready;

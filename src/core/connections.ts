@@ -10,10 +10,10 @@ import type { Log, Reach, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Registry } from "./registry.js";
-import { Takeovers, type TakeoverSettings } from "./takeovers.js";
+import { Replacements, type ReplacementSettings } from "./replacements.js";
 import { Wheel } from "./wheel.js";
 
-export interface ConnectionSettings extends TakeoverSettings {
+export interface ConnectionSettings extends ReplacementSettings {
   /** Bytes that may wait for one connection, and for all together. */
   readonly maxBuffer: number;
   readonly totalBuffer: number;
@@ -46,7 +46,7 @@ export class Connections {
   private readonly cursors: Cursors;
   /** Connections that are being opened, by client. */
   private readonly opening = new Map<ClientId, Promise<Connection | undefined>>();
-  private readonly takeovers: Takeovers;
+  private readonly replacements: Replacements;
   private stopped = false;
 
   constructor(
@@ -59,7 +59,7 @@ export class Connections {
   ) {
     const { maxBuffer, totalBuffer, limited } = settings;
     this.cursors = new Cursors(engine, log, registry);
-    this.takeovers = new Takeovers(settings);
+    this.replacements = new Replacements(settings);
     this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
     this.shared = {
       log,
@@ -90,7 +90,7 @@ export class Connections {
 
   /** Whether the client's connections replace each other so often that newer ones wait. */
   isContested(id: ClientId): boolean {
-    return this.takeovers.isContested(id);
+    return this.replacements.isContested(id);
   }
 
   /**
@@ -103,11 +103,11 @@ export class Connections {
     const isTaken = this.registry.get(id)?.connection?.open === true || this.opening.has(id);
     if (isTaken && !this.stopped && this.isContested(id)) {
       options.waiting?.(true);
-      if (!(await this.takeovers.wait(id, sink, encoder))) return undefined;
+      if (!(await this.replacements.wait(id, sink, encoder))) return undefined;
       options.waiting?.(false);
     }
     // Those that still wait are older than this one.
-    else this.takeovers.refuse(id, REPLACED);
+    else this.replacements.refuse(id, REPLACED);
     // Open the connections of one client one after the other, so that each closes the one before it.
     const before = this.opening.get(id);
     const connection = (async () => {
@@ -135,7 +135,7 @@ export class Connections {
     if (replaced?.connection?.open) {
       // The newcomer has gone away meanwhile: the present connection stays.
       if (!sink.open) return undefined;
-      this.takeovers.note(id, replaced.userId);
+      this.replacements.note(id, replaced.userId);
     }
     if (replaced) this.registry.release(replaced, REPLACED);
     const { position, gap } = await this.claim(id, since);
@@ -165,7 +165,7 @@ export class Connections {
     connection.closedBy(code);
     this.registry.detach(reader);
     // The client does not lose its connection when another one waits for it.
-    if (this.takeovers.letIn(reader.id)) return;
+    if (this.replacements.letIn(reader.id)) return;
     // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
     await this.clients.park(reader);
@@ -173,7 +173,7 @@ export class Connections {
 
   /** Closes the connections that wait for a client. To be called when this relay no longer holds it. */
   refuse(id: ClientId, disconnect: Disconnect): void {
-    this.takeovers.refuse(id, disconnect);
+    this.replacements.refuse(id, disconnect);
   }
 
   /** Ends all connections, each with its own time to come back. */
@@ -188,7 +188,7 @@ export class Connections {
       // The client may confirm what was on its way when it comes back.
       if (reader.sent.length > 0) this.cursors.note(reader);
     }
-    this.takeovers.stop(disconnect);
+    this.replacements.stop(disconnect);
     this.cursors.stop();
     this.shared.pings.stop();
     this.shared.beats.stop();

@@ -29,7 +29,7 @@ export const LIMIT_NAMES = [
   "bad_frames",
   "replay_events",
   "total_buffer",
-  "takeovers",
+  "replacements",
   "waits",
   "idempotency_keys",
 ] as const;

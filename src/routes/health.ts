@@ -24,9 +24,8 @@ declare module "fastify" {
  */
 export function refuseUnlessReady(startup: Startup) {
   return ({ routeOptions }: FastifyRequest): void => {
-    if (routeOptions.config.whileLoading) return;
-    if (startup.isStopped) throw new RelayError("unavailable", "the relay is ending");
-    if (startup.fault) throw startup.fault;
+    const { refusal } = startup;
+    if (refusal && !routeOptions.config.whileLoading) throw refusal;
   };
 }
 
@@ -42,8 +41,8 @@ export function healthRoutes(app: FastifyInstance, { metrics, startup }: Context
   const engine = new EngineCheck(startup);
   app.get("/ready", { config: open }, async (_request, reply) => {
     noStore(reply);
-    if (startup.isStopped) throw new RelayError("unavailable", "the relay is ending");
-    if (startup.fault) throw startup.fault;
+    const { refusal } = startup;
+    if (refusal) throw refusal;
     await engine.check();
     return { status: "ready" };
   });

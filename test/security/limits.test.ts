@@ -327,16 +327,16 @@ test("waits: so many publishers may wait, and what is refused is not published",
   await relay.publish(event, "?wait=0");
 });
 
-test("takeovers: after three, a newer connection is let in, and waits while the present one goes on", async () => {
+test("replacements: after three, a newer connection is let in, and waits while the present one goes on", async () => {
   const relay = await startRelay();
   const { url } = await relay.register({ user_id: 1, topics: ["t"] });
   for (let count = 0; count < 3; count++) await relay.connect(url);
   const present = await relay.connect(url);
   const newcomer = await relay.connect(url);
-  await expect.poll(() => limited(relay, "takeovers")).toBe(1);
+  await expect.poll(() => limited(relay, "replacements")).toBe(1);
   await relay.publish({ topic: "t", message: "1" });
   expect([await present.next(), newcomer.all]).toEqual(["1", []]);
-  await expectCounted(relay, "takeovers");
+  await expectCounted(relay, "replacements");
 });
 
 test(

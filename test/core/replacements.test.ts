@@ -4,7 +4,7 @@ import type { OpenOptions } from "../../src/core/connections.js";
 import { parseId } from "../../src/core/id.js";
 import { SILENT } from "../../src/core/notice.js";
 import { Relay } from "../../src/core/relay.js";
-import { Takeovers } from "../../src/core/takeovers.js";
+import { Replacements } from "../../src/core/replacements.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { relaySettings } from "../support/settings.js";
 import { lineEncoders, MemorySink, turns } from "../support/sink.js";
@@ -15,7 +15,7 @@ afterEach(() => void vi.useRealTimers());
 interface Report {
   id: string;
   userId: unknown;
-  takeovers: number;
+  replacements: number;
 }
 
 class Reader {
@@ -37,7 +37,8 @@ class Stage {
     const settings = {
       ...relaySettings(),
       limited: (limit: string) => void stage.limits.push(limit),
-      contested: (id: string, userId: unknown, takeovers: number) => void stage.reports.push({ id, userId, takeovers }),
+      contested: (id: string, userId: unknown, replacements: number) =>
+        void stage.reports.push({ id, userId, replacements }),
     };
     const retention = { age: 3_600_000, count: retained, bytes: 1_000_000_000 };
     stage.relay = await Relay.start(new MemoryEngine(retention), settings);
@@ -110,7 +111,7 @@ describe("a newcomer to a contested client", () => {
     expect([closeOf(present), newcomer.isWaiting, received(present)]).toEqual([4409, false, ["meanwhile"]]);
     await stage.publish("then");
     expect([received(present), received(newcomer)]).toEqual([["meanwhile"], ["meanwhile", "then"]]);
-    expect(stage.limits).toEqual(["takeovers"]);
+    expect(stage.limits).toEqual(["replacements"]);
   });
 
   test("gives way to a later one, which waits only for the rest of the time", async () => {
@@ -238,14 +239,14 @@ test("a newcomer that is gone before it could take over leaves the present conne
   expect([closeOf(present), closeOf(next), next.connection?.open]).toEqual([4409, undefined, true]);
 });
 
-test("a takeover that was under way does not prolong the time of a newcomer", async () => {
-  const takeovers = new Takeovers({ limited: () => undefined, contested: () => undefined });
-  for (let count = 0; count < 3; count++) takeovers.note("a", 1);
-  const waiting = takeovers.wait("a", new MemorySink(), lineEncoders.raw);
+test("a replacement that was under way does not prolong the time of a newcomer", async () => {
+  const replacements = new Replacements({ limited: () => undefined, contested: () => undefined });
+  for (let count = 0; count < 3; count++) replacements.note("a", 1);
+  const waiting = replacements.wait("a", new MemorySink(), lineEncoders.raw);
   let isDecided = false;
   void waiting.finally(() => (isDecided = true));
   await pass(1000);
-  takeovers.note("a", 1);
+  replacements.note("a", 1);
   await pass(4000);
   expect([isDecided, await waiting]).toEqual([true, true]);
 });
@@ -293,7 +294,7 @@ describe("what does not make a client contested", () => {
     expect(stage.reports).toEqual([]);
   });
 
-  test("takeovers that are rare", async () => {
+  test("replacements that are rare", async () => {
     const stage = await Stage.begin();
     for (let count = 0; count < 20; count++) {
       expect((await stage.arrive()).isWaiting).toBe(false);
@@ -312,7 +313,7 @@ describe("what does not make a client contested", () => {
   });
 });
 
-test("a contest is reported once a minute, with the takeovers since the last report", async () => {
+test("a contest is reported once a minute, with the replacements since the last report", async () => {
   const stage = await Stage.begin();
   const { id } = stage;
   await stage.contest();
@@ -321,10 +322,10 @@ test("a contest is reported once a minute, with the takeovers since the last rep
     await pass(5000);
   }
   const report = { id, userId: 7 };
-  expect(stage.reports[0]).toEqual({ ...report, takeovers: 3 });
+  expect(stage.reports[0]).toEqual({ ...report, replacements: 3 });
   expect(stage.reports).toHaveLength(2);
-  expect(stage.reports[1]?.takeovers).toBeGreaterThanOrEqual(12);
-  expect(stage.reports[1]?.takeovers).toBeLessThanOrEqual(13);
+  expect(stage.reports[1]?.replacements).toBeGreaterThanOrEqual(12);
+  expect(stage.reports[1]?.replacements).toBeLessThanOrEqual(13);
   // Also of one that begins again within the minute.
   await pass(15_000);
   await stage.contest();
@@ -333,15 +334,15 @@ test("a contest is reported once a minute, with the takeovers since the last rep
 
 test("clients are forgotten in time: nothing is left of them, not even a timer", async () => {
   const reports: string[] = [];
-  const takeovers = new Takeovers({ limited: () => undefined, contested: (id) => void reports.push(id) });
+  const replacements = new Replacements({ limited: () => undefined, contested: (id) => void reports.push(id) });
   for (let client = 0; client < 1000; client++) {
-    takeovers.note(`once ${client}`, 1);
-    for (let count = 0; count < 3; count++) takeovers.note(`often ${client}`, 1);
-    void takeovers.wait(`often ${client}`, new MemorySink(), lineEncoders.raw);
+    replacements.note(`once ${client}`, 1);
+    for (let count = 0; count < 3; count++) replacements.note(`often ${client}`, 1);
+    void replacements.wait(`often ${client}`, new MemorySink(), lineEncoders.raw);
   }
-  expect([reports.length, takeovers.size, vi.getTimerCount()]).toEqual([1000, 2000, 1]);
+  expect([reports.length, replacements.size, vi.getTimerCount()]).toEqual([1000, 2000, 1]);
   await pass(11_000);
-  expect(takeovers.size).toBe(1000);
+  expect(replacements.size).toBe(1000);
   await pass(59_000);
-  expect([takeovers.size, vi.getTimerCount()]).toEqual([0, 0]);
+  expect([replacements.size, vi.getTimerCount()]).toEqual([0, 0]);
 });

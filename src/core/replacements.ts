@@ -7,8 +7,11 @@ import type { Sink } from "./outbox.js";
 import { refuse } from "./refuse.js";
 import { Wheel } from "./wheel.js";
 
-/** After so many takeovers of a client within so many milliseconds, newcomers wait until none came for as long. */
-const CONTEST = { takeovers: 3, within: 10_000 };
+/**
+ * After so many replacements of one client's connection in so many milliseconds, newcomers wait until none came for as
+ * long.
+ */
+const CONTEST = { replacements: 3, within: 10_000 };
 
 /** Granularity of the timers, in milliseconds. */
 const GRANULARITY = 100;
@@ -19,14 +22,14 @@ const WAIT = 5000 - 2 * GRANULARITY;
 /** Milliseconds between two reports on one client. */
 const REPORT_EVERY = 60_000;
 
-/** Clients that are remembered at most: more than one relay can serve takeovers of in that time. */
+/** Maximum number of clients that are remembered: more than have replacements in that time on one relay. */
 const MAX_CLIENTS = 100_000;
 
-export interface TakeoverSettings {
+export interface ReplacementSettings {
   /** Told of each limit that is reached without an error. */
   readonly limited: (limit: LimitName) => void;
-  /** Told, at most once a minute for each contested client, how many takeovers there were since the last report. */
-  readonly contested: (client: ClientId, userId: UserId, takeovers: number) => void;
+  /** Told, at most once a minute for each contested client, how many replacements there were since the last report. */
+  readonly contested: (client: ClientId, userId: UserId, replacements: number) => void;
 }
 
 /** A connection that waits until it may take over its client. */
@@ -50,11 +53,11 @@ class Contest {
 
 /**
  * Damps readers that take one client from each other: each comes back as soon as another has taken over. After a few
- * takeovers in a short time newcomers wait, and the present connection goes on meanwhile. Then the newest newcomer
+ * replacements in a short time newcomers wait, and the present connection goes on meanwhile. Then the newest newcomer
  * takes over. The other newcomers are closed only then: earlier, they would come back at once and take that place from
  * each other.
  */
-export class Takeovers {
+export class Replacements {
   private readonly contests = new Map<ClientId, Contest>();
   /** When the newcomers' time is up; of a client without newcomers, when it is forgotten. */
   private readonly due = new Wheel<ClientId>(GRANULARITY, (id) => {
@@ -62,7 +65,7 @@ export class Takeovers {
     else this.letIn(id);
   });
 
-  constructor(private readonly settings: TakeoverSettings) {}
+  constructor(private readonly settings: ReplacementSettings) {}
 
   /** How many clients are remembered. */
   get size(): number {
@@ -80,10 +83,10 @@ export class Takeovers {
     if (!this.contests.has(id) && this.contests.size >= MAX_CLIENTS) return;
     this.contests.set(id, contest);
     const now = performance.now();
-    contest.times = [...contest.times, now].slice(-CONTEST.takeovers);
+    contest.times = [...contest.times, now].slice(-CONTEST.replacements);
     const wasOn = now < contest.until;
     contest.unreported = wasOn ? contest.unreported + 1 : contest.times.length;
-    const isFast = contest.times.length === CONTEST.takeovers && now - (contest.times[0] ?? now) < CONTEST.within;
+    const isFast = contest.times.length === CONTEST.replacements && now - (contest.times[0] ?? now) < CONTEST.within;
     if (wasOn || isFast) {
       contest.until = now + CONTEST.within;
       this.report(id, userId, contest, now);
@@ -100,7 +103,7 @@ export class Takeovers {
   async wait(id: ClientId, sink: Sink, encoder: Encoder): Promise<boolean> {
     const contest = this.contests.get(id);
     if (!contest) return true;
-    this.settings.limited("takeovers");
+    this.settings.limited("replacements");
     if (contest.newcomers.length === 0) this.due.add(id, WAIT);
     return new Promise((decide) => void contest.newcomers.push({ sink, encoder, decide }));
   }

@@ -18,7 +18,7 @@ async function contest(relay: TestRelay, url: string): Promise<Frames> {
 
 /** A newcomer is there, and waits. */
 async function waiting(relay: TestRelay, count = 1): Promise<void> {
-  await expect.poll(() => limited(relay, "takeovers")).toBe(count);
+  await expect.poll(() => limited(relay, "replacements")).toBe(count);
 }
 
 test("newcomers wait, sockets and streams alike, and the last one that is still there takes over", async () => {
@@ -114,7 +114,7 @@ test.skipIf(!clients)(
     // All three are there, the first four connections are made, and those that lost theirs wait.
     await expect.poll(() => count("open"), { timeout: 10_000 }).toBe(6);
     const published: string[] = [];
-    // Until the next takeover, and somewhat longer.
+    // Until the next replacement, and somewhat longer.
     while (count("open") < 8) {
       const message = `m${published.length}`;
       published.push(message);
@@ -126,7 +126,7 @@ test.skipIf(!clients)(
     const logged = (message: string): number => lines.filter(({ msg }) => msg === message).length;
     expect([logged("connected"), logged("disconnected")]).toEqual([3, 3]);
     const reports = lines.filter(({ level }) => level === 40);
-    expect(reports).toEqual([expect.objectContaining({ client: `${id.slice(0, 8)}…`, user_id: 1, takeovers: 3 })]);
+    expect(reports).toEqual([expect.objectContaining({ client: `${id.slice(0, 8)}…`, user_id: 1, replacements: 3 })]);
   },
 );
 
@@ -137,7 +137,7 @@ test("a newcomer that takes over may send as much as any other from then on", as
   const present = await contest(relay, url);
   const next = await relay.connect(url);
   await waiting(relay);
-  // The engine takes its time for the takeover.
+  // The engine takes its time for the replacement.
   const { clients } = engine;
   const update = clients.update.bind(clients);
   let goOn = (): void => undefined;
