@@ -34,6 +34,12 @@ export interface Registration {
   readonly ttl: number;
 }
 
+/** Clients that other relays of the engine hold: all, and those of the user who registers. */
+export interface Elsewhere {
+  readonly clients: number;
+  readonly ofUser: number;
+}
+
 /** Who may come, and what they may do. */
 export class Admission {
   constructor(
@@ -50,8 +56,8 @@ export class Admission {
    * The topics that a new client begins with.
    * @throws {RelayError} too_many: the user's clients, or all; bad_request: too many topics; forbidden
    */
-  admit({ userId, topics, allow, inLobby }: Registration): string[] {
-    this.checkRoom(userId);
+  admit({ userId, topics, allow, inLobby }: Registration, elsewhere: Elsewhere): string[] {
+    this.checkRoom(userId, elsewhere);
     const permissions = this.permissionsOf({ allow });
     if (topics) checkAllowed(permissions, "subscribe", topics);
     const covers = coverOf(permissions.subscribe);
@@ -94,13 +100,13 @@ export class Admission {
     return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at);
   }
 
-  private checkRoom(userId: UserId): void {
+  private checkRoom(userId: UserId, { clients, ofUser }: Elsewhere): void {
     const { registry, settings } = this;
     const { maxClients, maxClientsPerUser } = settings;
-    if (registry.size >= maxClients) {
+    if (registry.size + clients >= maxClients) {
       throw new RelayError("too_many", `there are ${maxClients} clients already`, { limit: "clients" });
     }
-    if (registry.countOf(userKey(userId)) >= maxClientsPerUser) {
+    if (registry.countOf(userKey(userId)) + ofUser >= maxClientsPerUser) {
       const message = `this user has ${maxClientsPerUser} clients already`;
       throw new RelayError("too_many", message, { limit: "clients_per_user" });
     }

@@ -1,7 +1,7 @@
 import { RelayError } from "./errors.js";
 import type { EventHead, UserId } from "./event.js";
 import { firstKept, growthAt, type Subscriptions } from "./history.js";
-import { compareIds, END, type EventId, laterOf, ZERO } from "./id.js";
+import { compareIds, END, type EventId, laterOf, OWN, ZERO } from "./id.js";
 import type { Moment } from "./moment.js";
 import { type Narrowing, withReplay } from "./narrowing.js";
 import { bytesOf, filtered, isSameList, segmentsOf, sharedWith } from "./lists.js";
@@ -10,12 +10,19 @@ import type { Permissions } from "./permissions.js";
 import { claimed, type Sent, sentWithin, withAllSent } from "./sent.js";
 import { isReserved } from "./topics.js";
 
-/** One registration's key: a UUID (v4) as 32 hex digits. Whoever has it may connect as this client: a secret. */
+/** Which client: a UUID (v4) as 32 hex digits. Receipts, entries and logs name clients by it. */
 export type ClientId = string;
+
+/** Whoever has it may connect as this client: a UUID (v4) as 32 hex digits. It stands in the client's URLs. */
+export type Secret = string;
 
 /** A client as the engine keeps it. Immutable: a change makes a new record. */
 export interface ClientRecord {
   readonly id: ClientId;
+  /** The id of the entry that made the client as it is. */
+  readonly version: EventId;
+  /** Absent: the id is the secret, too. */
+  readonly secret?: Secret | undefined;
   readonly userId: UserId;
   /** Oldest first, never empty; the last is what holds now. Earlier ones are kept as long as the cursor is before their end. */
   readonly subscriptions: readonly Subscriptions[];
@@ -47,6 +54,47 @@ export interface ClientRecord {
 
 /** The `node` of a client that was restored and that no relay holds yet. No relay has this name. */
 export const NOBODY = "";
+
+export function secretOf({ id, secret }: Pick<ClientRecord, "id" | "secret">): Secret {
+  return secret ?? id;
+}
+
+/** The record as its entry made it, as far as it says `OWN`. */
+export function settled(record: ClientRecord): ClientRecord {
+  const { version, cursor, confirmed, subscriptions, narrowed } = record;
+  const isSettled =
+    !isOwn(cursor) &&
+    !isOwn(confirmed) &&
+    subscriptions.every(({ from, since }) => !isOwn(from) && !(since && isOwn(since))) &&
+    narrowed.every(({ after, through, at }) => !isOwn(after) && !isOwn(through) && !isOwn(at));
+  return isSettled ? record : withVersion(record, version);
+}
+
+/** The record as the entry with this id made it. */
+export function withVersion(record: ClientRecord, id: EventId): ClientRecord {
+  const own = (each: EventId): EventId => (isOwn(each) ? id : each);
+  const { cursor, confirmed, subscriptions, narrowed } = record;
+  return {
+    ...record,
+    version: id,
+    cursor: own(cursor),
+    confirmed: own(confirmed),
+    subscriptions: subscriptions.map((entry) => {
+      const { from, since } = entry;
+      if (!isOwn(from) && !(since && isOwn(since))) return entry;
+      return { ...entry, from: own(from), ...(since && { since: own(since) }) };
+    }),
+    narrowed: narrowed.map((narrowing) => {
+      const { after, through, at } = narrowing;
+      if (!isOwn(after) && !isOwn(through) && !isOwn(at)) return narrowing;
+      return { ...narrowing, after: own(after), through: own(through), at: own(at) };
+    }),
+  };
+}
+
+function isOwn({ ms, seq }: EventId): boolean {
+  return ms === OWN.ms && seq === OWN.seq;
+}
 
 export const MAX_TOPICS = 1000;
 

@@ -1,25 +1,31 @@
 import { v4 as uuid } from "uuid";
-import type { Admission, Registration } from "./admission.js";
+import type { Admission, Elsewhere, Registration } from "./admission.js";
 import {
   type ClientId,
   type ClientRecord,
   leftOf,
+  type Secret,
+  secretOf,
+  settled,
   type TopicsChange,
+  withClaim,
   withoutUnowed,
   withPosition,
   withProgress,
-  withClaim,
+  withVersion,
 } from "./client.js";
-import type { Engine } from "./engine.js";
+import type { Answer, ClientDraft, Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
-import { anonymous, type UserId, userKey } from "./event.js";
+import { type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
-import type { EventId } from "./id.js";
+import { type EventId, OWN } from "./id.js";
 import type { Log } from "./log.js";
 import { type Disconnect, EXPIRED, REMOVED, REVOKED } from "./notice.js";
+import { Numbers } from "./numbers.js";
+import type { Others } from "./others.js";
 import { Owed } from "./owed.js";
 import type { Permissions } from "./permissions.js";
-import type { Reader } from "./reader.js";
+import { moveOf, type Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { allInTurns, inTurns } from "./turns.js";
 
@@ -31,10 +37,19 @@ const NOTHING: readonly never[] = [];
 /** Milliseconds until a change that the engine could not take is tried again. */
 const RETRY_AFTER = 1000;
 
+/** Clients whose clocks are started at the same time, after their relay is gone. */
+const FEW = 1000;
+
+/** What a client becomes; undefined: it is removed. With `OWN` for the id of the change. */
+type Change = (record: ClientRecord) => ClientRecord | undefined;
+
+/** How a change is made: as in `AppendOptions` and `ClientDraft`. */
+type How = Pick<ClientDraft, "placed"> & { readonly safe?: boolean };
+
 /** The side of the relay that registers: clients come, change and go. Every change is an entry of the log. */
 export class Clients {
   private readonly owed: Owed;
-  private anonymous = 0;
+  private readonly numbers = new Numbers();
   /** The names of the API keys that there are; undefined: clients need none. */
   private keys: ReadonlySet<string> | undefined;
 
@@ -43,6 +58,7 @@ export class Clients {
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly node: string,
+    private readonly others: Others,
     private readonly admission: Admission,
   ) {
     this.owed = new Owed(log);
@@ -50,41 +66,43 @@ export class Clients {
 
   /** @throws {RelayError} as `Admission.admit` */
   async register(registration: Registration): Promise<ClientRecord> {
-    const topics = this.admission.admit(registration);
-    const { node } = this;
+    const elsewhere = await this.countElsewhere(userKey(registration.userId));
+    const topics = this.admission.admit(registration, elsewhere);
     const { userId, ttl, allow, key, until } = registration;
     const id = uuid().replaceAll("-", "");
-    const expiresAt = this.engine.now() + (ttl || CONNECT_WITHIN) * 1000;
-    const record = await this.engine.clients.update(id, (_, at) => {
-      const made: ClientRecord = {
-        id,
-        userId,
-        ttl,
-        expiresAt,
-        node,
-        cursor: at,
-        confirmed: at,
-        received: NOTHING,
-        sent: NOTHING,
-        narrowed: NOTHING,
-        subscriptions: [{ from: at, topics }],
-        rooms: [],
-        allow,
-        key,
-        until,
-      };
-      this.admission.checkGrowth(undefined, made);
-      return made;
-    });
-    return this.found(record);
+    const record: ClientRecord = {
+      id,
+      version: OWN,
+      userId,
+      subscriptions: [{ from: OWN, topics }],
+      rooms: NOTHING,
+      allow,
+      key,
+      until,
+      ttl,
+      expiresAt: this.engine.now() + (ttl || CONNECT_WITHIN) * 1000,
+      cursor: OWN,
+      confirmed: OWN,
+      received: NOTHING,
+      sent: NOTHING,
+      narrowed: NOTHING,
+      node: this.node,
+    };
+    this.admission.checkGrowth(undefined, record);
+    const { ids } = await this.engine.append({ client: id, record, expect: "absent" });
+    return this.found(withVersion(record, ids[0] as EventId));
   }
 
-  /** Registers a client of `/ws`, with a user id that no client here has and no backend can name. */
+  /** Registers a client of `/ws`, with a user id that no other client has and no backend can name. */
   async registerAnonymous(ttl: number, key?: string): Promise<ClientRecord> {
-    let userId: UserId;
-    do userId = anonymous(++this.anonymous);
-    while (this.registry.countOf(userKey(userId)) > 0);
-    return this.register({ userId, topics: [], ttl, key, inLobby: true });
+    const highest = async (): Promise<number> => {
+      const answers = await this.others.ask({ ask: "counts" });
+      if (!answers) throw new RelayError("unavailable", "not all relays have answered");
+      return Math.max(0, ...answers.map((answer) => answer.anonymous));
+    };
+    const register = (userId: UserId): Promise<ClientRecord> =>
+      this.register({ userId, topics: [], ttl, key, inLobby: true });
+    return this.numbers.take(highest, register, (id) => this.remove(id));
   }
 
   /** Milliseconds until a client goes; Infinity while it has a connection and no end. */
@@ -109,8 +127,15 @@ export class Clients {
 
   /** The client as it stands. @throws {RelayError} not_found */
   async get(id: ClientId): Promise<ClientRecord> {
-    const held = this.registry.get(id)?.record;
-    return this.found(held ?? (await this.engine.clients.get(id)));
+    return this.found(await this.look(id));
+  }
+
+  /** The client whose URL this secret is of. @throws {RelayError} not_found */
+  async identify(secret: Secret): Promise<ClientId> {
+    const held = this.registry.get(secret)?.kept;
+    if (held && secretOf(held) === secret) return held.id;
+    const [found] = await this.engine.find({ secret });
+    return this.found(found).id;
   }
 
   /**
@@ -120,8 +145,8 @@ export class Clients {
    */
   async change(id: ClientId, change: TopicsChange, allow?: Partial<Permissions>): Promise<ClientRecord> {
     const unowed = await this.checkAndPass(id, change, allow);
-    const changed = await this.update(id, (before, at) => {
-      return this.admission.altered(withoutUnowed(before, unowed), change, allow, at);
+    const changed = await this.update(id, (before) => {
+      return this.admission.altered(withoutUnowed(before, unowed), change, allow, OWN);
     });
     return this.found(changed);
   }
@@ -148,7 +173,7 @@ export class Clients {
 
   /** Removes all of a user's clients. @returns how many */
   async removeUser(userId: UserId): Promise<number> {
-    const records = await this.engine.clients.of(userKey(userId));
+    const records = await this.engine.find({ user: userKey(userId) });
     const removed = await allInTurns(records, ({ id }) => this.remove(id));
     return removed.filter(Boolean).length;
   }
@@ -163,15 +188,15 @@ export class Clients {
     let found = false;
     await this.update(
       id,
-      (record, at) => {
+      (record) => {
         found = true;
         const told = has ? withClaim(record, has, this.log.moment) : record;
-        const placed = withPosition(told, locate(record), at);
+        const placed = withPosition(told, locate(record), OWN);
         return placed === record && record.node === node && record.expiresAt === undefined
           ? record
           : { ...placed, node, expiresAt: undefined };
       },
-      false,
+      { safe: false, placed: true },
     );
     if (!found) throw notFound();
   }
@@ -185,14 +210,32 @@ export class Clients {
         id,
         (record) => {
           // Meanwhile it may have connected again, here or elsewhere.
-          if (record.node !== this.node || reader.connection) return record;
+          if (record.node !== reader.kept.node || reader.connection) return record;
           return ttl === 0 ? undefined : { ...record, expiresAt };
         },
-        false,
+        { safe: false },
       );
     } catch {
       // The engine can not take it now: `expire` comes back to it.
       this.registry.schedule(id, RETRY_AFTER);
+    }
+  }
+
+  /** Holds a client whose relay is gone. When it had a connection, its clock starts now. @returns whether it had one */
+  inherit(record: ClientRecord): boolean {
+    const hadConnection = record.expiresAt === undefined;
+    this.numbers.note(record);
+    this.registry.hold(hadConnection ? { ...record, expiresAt: this.engine.now() + record.ttl * 1000 } : record);
+    return hadConnection;
+  }
+
+  /** Has the engine know of the clocks that `inherit` has started. Never rejects. */
+  async keepClocks(clients: readonly ClientId[]): Promise<void> {
+    for (let at = 0; at < clients.length; at += FEW) {
+      const readers = clients.slice(at, at + FEW).map((id) => this.registry.get(id));
+      await allInTurns(readers, async (reader) => {
+        if (reader && !reader.connection && reader.record.ttl > 0) await this.park(reader);
+      });
     }
   }
 
@@ -215,30 +258,51 @@ export class Clients {
     this.registry.release(reader, this.whyGone(record));
     this.noteConfirmed(reader);
     try {
-      await this.engine.clients.update(id, (known) => (known && this.isGone(known) ? undefined : known));
+      await this.swap(id, (known) => (this.isGone(known) ? undefined : known));
     } catch {
       this.registry.schedule(id, RETRY_AFTER);
     }
   }
 
-  /** Changes a client that exists, from what is known of it here. @param safe as of `ClientStore.update` */
-  update(
-    id: ClientId,
-    change: (record: ClientRecord, at: EventId) => ClientRecord | undefined,
-    safe = true,
-  ): Promise<ClientRecord | undefined> {
-    const reader = this.registry.get(id);
-    reader?.connection?.settle();
-    return this.engine.clients.update(
-      id,
-      (record, at) => {
-        if (!record || this.isGone(record)) return record;
-        const known = reader ? withProgress(record, reader) : record;
-        const changed = change(known, at);
-        return changed === known ? record : changed;
-      },
-      safe,
-    );
+  /** To be called with each client that is new or has changed. */
+  note(record: ClientRecord): void {
+    this.numbers.note(record);
+  }
+
+  /** What this relay tells others of its clients. @param user `userKey` */
+  counts(user: string | undefined): Pick<Answer, "clients" | "ofUser" | "anonymous"> {
+    const { registry, numbers } = this;
+    return { clients: registry.size, ofUser: user === undefined ? 0 : registry.countOf(user), anonymous: numbers.last };
+  }
+
+  /** Changes a client that is not gone. @returns as `swap` */
+  private update(id: ClientId, change: Change, how?: How): Promise<ClientRecord | undefined> {
+    this.registry.get(id)?.connection?.settle();
+    return this.swap(id, (record) => (this.isGone(record) ? record : change(record)), how);
+  }
+
+  /**
+   * Replaces a client's record, from what is known of it here; again from what it is by then, when somebody else has
+   * changed it meanwhile. When `change` returns what it got, nothing is appended.
+   * @returns the record as it is now; undefined when there is none
+   */
+  private async swap(id: ClientId, change: Change, { safe = true, placed }: How = {}): Promise<ClientRecord | undefined> {
+    let known = this.registry.get(id)?.record ?? (await this.look(id));
+    while (known) {
+      const record = change(known);
+      if (record === known) {
+        // What it is may not be safe yet all the same.
+        if (safe) await this.engine.find({ client: id });
+        return known;
+      }
+      const draft = { client: id, record, expect: known.version, placed };
+      const { ids, conflict } = await this.engine.append(draft, { safe });
+      if (!conflict) return record && withVersion(record, ids[0] as EventId);
+      const current = conflict.current && settled(conflict.current);
+      const reader = this.registry.get(id);
+      known = current && reader?.kept.node === current.node ? withProgress(current, reader) : current;
+    }
+    return undefined;
   }
 
   /** Looks at what a client is owed that is behind: of its history, only that is kept. @returns as `Owed.unowed` */
@@ -256,6 +320,24 @@ export class Clients {
     return allow ? new Set() : this.owed.unowed(reader);
   }
 
+  private async look(id: ClientId): Promise<ClientRecord | undefined> {
+    const held = this.registry.get(id)?.record;
+    if (held) return held;
+    const [found] = await this.engine.find({ client: id });
+    return found && settled(found);
+  }
+
+  /** What other relays hold. When they do not answer in time, the limits are this relay's own. */
+  private async countElsewhere(user: string): Promise<Elsewhere> {
+    const answers = (await this.others.ask({ ask: "counts", user })) ?? [];
+    const sum = { clients: 0, ofUser: 0 };
+    for (const { clients, ofUser } of answers) {
+      sum.clients += clients;
+      sum.ofUser += ofUser;
+    }
+    return sum;
+  }
+
   private found(record: ClientRecord | undefined): ClientRecord {
     if (!record || this.isGone(record)) throw notFound();
     return record;
@@ -271,8 +353,8 @@ export class Clients {
   }
 
   /** Receipts go on to tell what a client had confirmed that is about to go. When this fails, so does what follows. */
-  private noteConfirmed({ id, cursor, confirmed, received, sent }: Reader): void {
-    this.engine.clients.move(new Map([[id, { cursor, confirmed, received, sent }]])).catch(() => undefined);
+  private noteConfirmed(reader: Reader): void {
+    this.engine.cursors?.move([moveOf(reader)]).catch(() => undefined);
   }
 }
 

@@ -9,6 +9,7 @@ import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log, Reach, Since } from "./log.js";
 import { type Disconnect, REPLACED, SILENT } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
+import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { Replacements, type ReplacementSettings } from "./replacements.js";
 import { Wheel } from "./wheel.js";
@@ -50,7 +51,7 @@ export class Connections {
   private stopped = false;
 
   constructor(
-    engine: Engine,
+    private readonly engine: Engine,
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly clients: Clients,
@@ -171,6 +172,11 @@ export class Connections {
     await this.clients.park(reader);
   }
 
+  /** Has the engine told how far a client is. */
+  note(reader: Reader): void {
+    this.cursors.note(reader);
+  }
+
   /** Closes the connections that wait for a client. To be called when this relay no longer holds it. */
   refuse(id: ClientId, disconnect: Disconnect): void {
     this.replacements.refuse(id, disconnect);
@@ -221,6 +227,8 @@ export class Connections {
 
   /** Where a client goes on, and whether something is lost by then. */
   private async reach(record: ClientRecord, since: Since | undefined): Promise<Reach> {
+    // Another relay may have sent an event that this one has not followed yet.
+    if (!this.locate(record, since)) await this.engine.find({ client: record.id });
     const cursor = this.locate(record, since);
     if (!cursor) return { position: this.log.head, gap: true };
     const placed = withPosition(record, cursor, this.log.head);

@@ -1,9 +1,9 @@
-import type { ClientId, Progress } from "./client.js";
+import type { ClientId } from "./client.js";
 import type { Connection } from "./connection.js";
-import type { Engine } from "./engine.js";
+import type { Engine, Move } from "./engine.js";
 import { compareIds } from "./id.js";
 import type { Log } from "./log.js";
-import type { Reader } from "./reader.js";
+import { moveOf, type Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
 import { withoutTrimmed } from "./sent.js";
 
@@ -12,11 +12,11 @@ const PROGRESS_EVERY = 1000;
 
 /** Hands on to the engine how far clients have confirmed. */
 export class Cursors {
-  private readonly moved = new Map<ClientId, Progress>();
+  private readonly moved = new Map<ClientId, Move>();
   private readonly timer = setInterval(() => void this.keep(), PROGRESS_EVERY).unref();
 
   constructor(
-    private readonly engine: Engine,
+    private readonly engine: Pick<Engine, "cursors">,
     private readonly log: Log,
     private readonly registry: Registry,
   ) {}
@@ -26,8 +26,7 @@ export class Cursors {
     reader.noted = reader.cursor;
     this.registry.prune(reader);
     reader.received = withoutTrimmed(reader.received, this.log.floor);
-    const { cursor, confirmed, received, sent } = reader;
-    this.moved.set(reader.id, { cursor, confirmed, received, sent });
+    this.moved.set(reader.id, moveOf(reader));
   }
 
   /** A client that is owed nothing goes along with the log, though nobody asks it to confirm that. */
@@ -45,10 +44,10 @@ export class Cursors {
   /** Hands on what was noted. Never rejects. */
   async keep(): Promise<void> {
     if (this.moved.size === 0) return;
-    const moved = new Map(this.moved);
+    const moves = [...this.moved.values()];
     this.moved.clear();
     try {
-      await this.engine.clients.move(moved);
+      await this.engine.cursors?.move(moves);
     } catch {
       // The engine has taken it, and writes it with the next commit that succeeds.
     }

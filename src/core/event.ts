@@ -9,7 +9,13 @@ export function anonymous(number: number): UserId {
 }
 
 export function isAnonymous(userId: UserId): boolean {
-  return typeof userId === "string" && /^\$\d+$/.test(userId);
+  return numberOf(userId) !== undefined;
+}
+
+/** The number of an anonymous user; undefined: the user is none. */
+export function numberOf(userId: UserId): number | undefined {
+  if (typeof userId !== "string" || !userId.startsWith("$")) return undefined;
+  return /^\$\d+$/.test(userId) ? Number(userId.slice(1)) : undefined;
 }
 
 /** What makes two user ids the same user. */

@@ -16,6 +16,12 @@ export const ZERO: EventId = Object.freeze({ ms: 0, seq: 0 });
 /** After every event. */
 export const END: EventId = Object.freeze({ ms: MAX_PART, seq: MAX_PART });
 
+/**
+ * Stands, in a client's record that is about to be appended, for the id that its entry will get. It sorts after every id that
+ * was given out, as that id will.
+ */
+export const OWN: EventId = Object.freeze({ ms: MAX_PART, seq: MAX_PART - 1 });
+
 /** Negative when `a` comes before `b`, 0 when they are the same id, positive otherwise. */
 export function compareIds(a: EventId, b: EventId): number {
   return a.ms - b.ms || a.seq - b.seq;

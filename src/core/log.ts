@@ -1,9 +1,9 @@
 import { type ClientRecord, indexAt, lostUntil } from "./client.js";
-import type { Engine } from "./engine.js";
+import type { Bounds, Engine, Query } from "./engine.js";
 import { type Event, isDroppable, userKey } from "./event.js";
-import { compareIds, earlierOf, type EventId, laterOf } from "./id.js";
+import { compareIds, earlierOf, type EventId, laterOf, ZERO } from "./id.js";
 import type { Moment } from "./moment.js";
-import type { Query, StoreReading } from "./window.js";
+import { Tail } from "./tail.js";
 
 /** Where a client wants to go on: after an event, so many milliseconds ago, at the log's start, or at its head. */
 export type Since = { readonly id: EventId } | { readonly ago: number } | "start" | "now";
@@ -25,25 +25,30 @@ export interface Reach {
   readonly gap: boolean;
 }
 
-/** The log as readers see it: one order, whether an event is in the window or in the engine's store. */
+/** The log as this relay has followed it, and as readers see it: one order, whether an event is in the tail or further back. */
 export class Log {
+  /** The last entry that was followed. */
+  head: EventId = ZERO;
+  /** The log has nothing at or before this id any more. */
+  floor: EventId = ZERO;
+  private origin: EventId = ZERO;
+  private tail = new Tail(ZERO);
   /** The last event with a `ttl` or a `key`. Nothing but trimming keeps later events from the clients that they match. */
-  private droppable: EventId;
+  private droppable: EventId = ZERO;
 
-  constructor(private readonly engine: Engine) {
-    this.droppable = engine.head;
-  }
+  constructor(private readonly engine: Pick<Engine, "now" | "read">) {}
 
-  get head(): EventId {
-    return this.engine.head;
-  }
-
-  get floor(): EventId {
-    return this.engine.floor;
+  /** To be called before anything else. */
+  begin({ origin, head, floor }: Bounds): void {
+    this.origin = origin;
+    this.floor = floor;
+    this.head = head;
+    this.tail = new Tail(head);
+    this.droppable = head;
   }
 
   get moment(): Moment {
-    return { id: this.engine.head, at: this.engine.now() };
+    return { id: this.head, at: this.engine.now() };
   }
 
   /** Between which moments something was read that is about to be sent. @param asOf of the reading */
@@ -52,9 +57,16 @@ export class Log {
     return { earliest: compareIds(asOf, moment.id) < 0 ? { ...moment, id: asOf } : moment, latest: moment };
   }
 
-  /** To be called with each event, in order. */
-  note(event: Event): void {
+  /** To be called with each event, in order. @param replaces the event whose place it takes */
+  note(event: Event, replaces: EventId | undefined): void {
     if (isDroppable(event)) this.droppable = event.id;
+    if (replaces) this.tail.remove(replaces);
+    if (event.ttl !== 0) this.tail.append(event);
+  }
+
+  trimmed(floor: EventId): void {
+    this.floor = laterOf(this.floor, floor);
+    this.tail.dropThrough(floor);
   }
 
   /** Whether events after `position` may have been dropped before they are read: replaced, or past their `ttl`. */
@@ -64,12 +76,12 @@ export class Log {
 
   /** Whether a client may have lost something that came after `position`: then `reach` tells. */
   isBehind(record: ClientRecord, position: EventId): boolean {
-    return compareIds(position, this.engine.floor) < 0 || lostUntil(record, position) !== undefined;
+    return compareIds(position, this.floor) < 0 || lostUntil(record, position) !== undefined;
   }
 
   /** Where a client can go on that stands at `position`. */
   async reach(record: ClientRecord, position: EventId): Promise<Reach> {
-    const { floor } = this.engine;
+    const { floor } = this;
     const { subscriptions, userId } = record;
     const known = lostUntil(record, position);
     const reached = laterOf(known ?? position, floor);
@@ -81,34 +93,36 @@ export class Log {
       const after = laterOf(position, from);
       const until = earlierOf(floor, subscriptions[index + 1]?.from ?? floor);
       if (compareIds(after, until) >= 0) continue;
-      const gap = await this.engine.trimmed({ after, until, topics, user: userKey(userId) });
+      const { gap } = await this.engine.read({ after, until, topics, user: userKey(userId), limit: 0 });
       if (gap) return { position: reached, gap };
     }
     return { position: reached, gap: false };
   }
 
-  /** Reads on after `query.after`. At once when the window has it: then nothing can come in between. */
+  /** Reads on after `query.after`. At once when the tail has it: then nothing can come in between. */
   read(query: Query): Reading | Promise<Reading> {
-    const { window, read } = this.engine;
-    const { floor } = window;
-    if (!read || compareIds(query.after, floor) >= 0) {
-      return reading(query, window.read(query), this.head, this.head);
-    }
-    const until = query.until && compareIds(query.until, floor) < 0 ? query.until : floor;
-    const below = { ...query, until };
-    return read.call(this.engine, below).then((found) => reading(below, found, floor, found.asOf));
+    const { floor } = this.tail;
+    if (compareIds(query.after, floor) < 0) return this.readEngine(query, floor);
+    const { events, through = query.until ?? this.head } = this.tail.read(query);
+    return { events, through, asOf: this.head };
   }
 
   /** The cursor that `since` means now; undefined: it is an id that this log has not given out, so one that is lost has. */
   locate(since: Since): EventId | undefined {
-    const { head, origin } = this.engine;
+    const { head, origin } = this;
     if (since === "now") return head;
     if (since === "start") return origin;
     if ("id" in since) return compareIds(since.id, head) > 0 ? undefined : since.id;
     return laterOf({ ms: this.engine.now() - since.ago - 1, seq: Number.MAX_SAFE_INTEGER }, origin);
   }
-}
 
-function reading({ until }: Query, { events, through }: StoreReading, end: EventId, asOf: EventId): Reading {
-  return { events, through: through ?? until ?? end, asOf };
+  /** @param end of what is to be read there: the rest is in the tail */
+  private async readEngine(query: Query, end: EventId): Promise<Reading> {
+    const until = query.until && compareIds(query.until, end) < 0 ? query.until : end;
+    const { events, through = until, asOf, floor, gap } = await this.engine.read({ ...query, until });
+    if (!gap) return { events, through, asOf };
+    // Something that was asked for is gone, of which this relay has not been told yet. Whoever reads looks at the floor again.
+    this.trimmed(floor);
+    return { events: [], through: query.after, asOf };
+  }
 }

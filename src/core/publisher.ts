@@ -3,6 +3,7 @@ import { type Delivery, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
+import type { Others } from "./others.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Receipt, Receipts } from "./receipts.js";
@@ -51,7 +52,7 @@ export class Publisher {
     private readonly receipts: Receipts,
     private readonly registry: Registry,
     private readonly flusher: Flusher,
-    private readonly node: string,
+    private readonly others: Others,
     private readonly settings: PublisherSettings,
   ) {}
 
@@ -120,7 +121,7 @@ export class Publisher {
     const sent = new Map<Reader, EventId>();
     await inTurns(ids, (id) => {
       const receipt = this.receipts.get(id);
-      for (const reader of receipt?.matched ?? []) {
+      for (const reader of receipt?.audience.clients ?? []) {
         if (receipt && reader.connection && this.receipts.state(receipt, reader) === "sent") sent.set(reader, id);
       }
     });
@@ -157,18 +158,18 @@ export class Publisher {
     wait: number | undefined,
     signal: AbortSignal | undefined,
   ): Promise<PublishReply[]> {
-    const { ids, duplicate } = await this.engine.append(drafts, once);
+    const { ids, duplicate } = await this.engine.append(drafts, { once });
     if (duplicate?.reply) return duplicates(repliesOf(ids, duplicate.reply));
     const replies = await this.replies(ids, wait, signal);
     if (duplicate) return duplicates(replies);
-    await this.engine.settle(once, ids, replies);
+    await this.engine.replies?.settle(once, ids, replies);
     return replies;
   }
 
   /** A client that has moved to a relay which did not know it when the event came: its record tells. */
   private async further(delivery: Delivery, { head, replacedBy }: Receipt): Promise<Delivery> {
     if (delivery.state === "sent" || delivery.state === "confirmed") return delivery;
-    const record = await this.engine.clients.get(delivery.client);
+    const [record] = await this.engine.find({ client: delivery.client });
     return record
       ? { ...delivery, state: this.receipts.stateOf(head, replacedBy, { ...record, place: record }) }
       : delivery;
@@ -176,7 +177,7 @@ export class Publisher {
 
   /** Of an event that this relay has forgotten, or that was published before it started. */
   private async keptReceipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] | undefined }> {
-    const kept = await this.engine.receipt?.(id);
+    const kept = await this.engine.receipts?.find(id);
     if (!kept) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
     const deliveries = this.receipts.keptDeliveries(kept, (client) => this.registry.get(client));
     return { event: kept.head, deliveries: ifKnown(deliveries) };
@@ -184,7 +185,7 @@ export class Publisher {
 
   /** What the other relays know of the events: for each relay, a list for each event. */
   private async ask(events: readonly EventId[]): Promise<(readonly (readonly Delivery[])[])[] | undefined> {
-    const others = await this.engine.ask(this.node, { ask: "deliveries", events });
+    const others = await this.others.ask({ ask: "deliveries", events });
     return others?.map(({ deliveries }) => deliveries);
   }
 
@@ -197,7 +198,7 @@ export class Publisher {
     const replies = ids.map((id, index) => replyOf(id, receipts[index], atIndex(elsewhere, index)));
     if (wait === undefined) return replies;
     const [others] = await Promise.all([
-      this.engine.ask(this.node, { ask: "confirmed", events: ids, until }),
+      this.others.ask({ ask: "confirmed", events: ids, until }),
       this.confirmed(ids, until, signal),
     ]);
     const now = others && (await this.ask(ids));

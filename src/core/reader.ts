@@ -1,9 +1,15 @@
 import { type ClientId, type ClientRecord, stretchAfter, topicsOf, withProgress } from "./client.js";
+import type { Move } from "./engine.js";
 import { type Event, type UserId, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Disconnect } from "./notice.js";
 import { type Matcher, matcherOf } from "./matcher.js";
 import { type Sent, withAllSent } from "./sent.js";
+
+/** How far the client is, as engines are told. */
+export function moveOf({ id, kept, cursor, confirmed, received, sent }: Reader): Move {
+  return { client: id, version: kept.version, cursor, confirmed, received, sent };
+}
 
 /** What a reader knows of its connection. */
 export interface ReaderConnection {

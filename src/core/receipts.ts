@@ -1,3 +1,4 @@
+import type { Audience } from "./audience.js";
 import { Deque } from "./deque.js";
 import { type ClientId, isOwed } from "./client.js";
 import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.js";
@@ -16,8 +17,7 @@ const MAX_READERS = 4_000_000;
 /** Which of this relay's readers one event matched. */
 export interface Receipt {
   readonly head: EventHead;
-  /** Often shared with the receipts of other events: never changed. */
-  readonly matched: readonly Reader[];
+  readonly audience: Audience;
   /** How many of them took it when it was published. */
   sent: number;
   /** The event that has taken its place. */
@@ -31,10 +31,10 @@ export class Receipts {
 
   constructor(private readonly log: Log) {}
 
-  add(event: Event, matched: readonly Reader[]): Receipt {
+  add(event: Event, audience: Audience): Receipt {
     const newest = this.receipts.at(this.receipts.length - 1);
-    const receipt: Receipt = { head: headOf(event), matched, sent: 0 };
-    this.size += (newest?.matched === matched ? 0 : matched.length) + (event.users?.length ?? 0);
+    const receipt: Receipt = { head: headOf(event), audience, sent: 0 };
+    this.size += (newest?.audience === audience ? 0 : audience.clients.length) + (event.users?.length ?? 0);
     this.receipts.push(receipt);
     this.forgetOldest();
     return receipt;
@@ -67,13 +67,13 @@ export class Receipts {
   }
 
   deliveries(receipt: Receipt): Delivery[] {
-    return receipt.matched.map((reader) => deliveryOf(reader, this.state(receipt, reader)));
+    return receipt.audience.clients.map((reader) => deliveryOf(reader, this.state(receipt, reader)));
   }
 
   /** How many clients have confirmed the event; undefined when that is not known. */
   countConfirmed(receipt: Receipt): number | undefined {
     let confirmed = 0;
-    for (const reader of receipt.matched) {
+    for (const reader of receipt.audience.clients) {
       const state = this.state(receipt, reader);
       if (state === "unknown") return undefined;
       if (state === "confirmed") confirmed++;
@@ -118,8 +118,8 @@ export class Receipts {
       const oldest = this.receipts.shift();
       if (!oldest) return;
       this.size -= oldest.head.users?.length ?? 0;
-      // The list is free once the last receipt that shares it is gone.
-      if (this.receipts.at(0)?.matched !== oldest.matched) this.size -= oldest.matched.length;
+      // An audience is free once the last receipt that shares it is gone.
+      if (this.receipts.at(0)?.audience !== oldest.audience) this.size -= oldest.audience.clients.length;
     }
   }
 }

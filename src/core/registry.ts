@@ -1,17 +1,13 @@
-import { type ClientId, type ClientRecord, leftOf, weightOf } from "./client.js";
+import { Audience, NOBODY_REACHED, type Reached } from "./audience.js";
+import { type ClientId, type ClientRecord, leftOf, weightOf, withProgress } from "./client.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
+import { compareIds } from "./id.js";
 import { inTurns, Turns } from "./turns.js";
 import { Wheel } from "./wheel.js";
-
-/** The readers of an event: all that it matches, and those of them that have a connection. */
-export interface Matched {
-  readonly readers: readonly Reader[];
-  readonly connected: readonly Reader[];
-}
 
 /** Milliseconds for which a client whose time is up may still be counted. */
 const EXPIRY_GRANULARITY = 50;
@@ -21,8 +17,6 @@ const EXPIRY_GRANULARITY = 50;
  * often, gives those a place whose end has come near. Of a million clients most end far away.
  */
 const HORIZON = { far: 120_000, every: 60_000 };
-
-const NOBODY: Matched = { readers: [], connected: [] };
 
 /** The clients that this relay holds, found by id, by user and by what they subscribe to. */
 export class Registry {
@@ -74,12 +68,18 @@ export class Registry {
     for (const reader of this.readers.values()) if (reader.connection) yield reader;
   }
 
-  /** Takes a client in, or takes over a change of one. */
-  hold(record: ClientRecord): void {
-    const reader = this.readers.get(record.id);
-    if (reader) this.adopt(reader, record);
-    else this.add(record);
+  /**
+   * Takes a client in, or takes over a change of one.
+   * @param placed as of `ClientEntry`
+   * @returns its reader
+   */
+  hold(record: ClientRecord, placed = false): Reader {
+    const held = this.readers.get(record.id);
+    // Whoever made the change may have known less of how far the client is.
+    const isFurther = held !== undefined && !placed && compareIds(held.cursor, record.cursor) > 0;
+    const reader = held ? this.adopt(held, isFurther ? withProgress(record, held) : record) : this.add(record);
     this.schedule(record.id, leftOf(record, this.now()));
+    return reader;
   }
 
   /** Sees to it that the client is forgotten in time. @param delay milliseconds; Infinity: it is not */
@@ -131,16 +131,19 @@ export class Registry {
     connection.close(disconnect);
   }
 
-  match(event: Event): Matched {
+  match(event: Event): Reached {
     const { users, topic } = event;
-    if (!users) return this.subscriptions.audience(topic);
+    if (!users) return this.subscriptions.match(topic);
     const readers: Reader[] = [];
     for (const userId of users) {
       for (const reader of this.users.get(userKey(userId))) {
         if (reader.subscribesTo(topic)) readers.push(reader);
       }
     }
-    return readers.length === 0 ? NOBODY : { readers, connected: readers.filter((reader) => reader.connection) };
+    if (readers.length === 0) return NOBODY_REACHED;
+    const all = new Audience(readers);
+    const connected = readers.filter((reader) => reader.connection);
+    return { all, connected: connected.length === readers.length ? all : new Audience(connected) };
   }
 
   stop(): void {
@@ -158,23 +161,25 @@ export class Registry {
     await inTurns(this.readers.values(), schedule, new Turns(this.stopped.signal));
   }
 
-  private add(record: ClientRecord): void {
+  private add(record: ClientRecord): Reader {
     const reader = new Reader(record);
     this.weight += weightOf(record);
     this.readers.set(record.id, reader);
     this.users.add(reader.user, reader);
     this.subscriptions.add(reader, reader.topics);
+    return reader;
   }
 
-  private adopt(reader: Reader, record: ClientRecord): void {
+  private adopt(reader: Reader, record: ClientRecord): Reader {
     const before = reader.topics;
     this.weight += weightOf(record) - weightOf(reader.kept);
     reader.adopt(record);
     const after = reader.topics;
     // Most changes leave the topics as they are.
-    if (before === after) return;
+    if (before === after) return reader;
     this.subscriptions.remove(reader, without(before, after));
     this.subscriptions.add(reader, without(after, before));
+    return reader;
   }
 }
 

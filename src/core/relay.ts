@@ -2,18 +2,17 @@ import { randomUUID } from "node:crypto";
 import { Admission, type AdmissionSettings } from "./admission.js";
 import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings } from "./connections.js";
-import type { Answer, Engine, Entry, EventEntry, Follower, Matched, Question } from "./engine.js";
-import type { EventId } from "./id.js";
+import type { Answer, ClientEntry, Engine, Entry, EventEntry, Follower, Question } from "./engine.js";
+import { type ClientId, type ClientRecord, settled } from "./client.js";
+import { compareIds, type EventId } from "./id.js";
 import type { Loading } from "./loading.js";
 import { Log } from "./log.js";
 import { REPLACED } from "./notice.js";
+import { Others } from "./others.js";
 import { Flusher } from "./outbox.js";
 import { Publisher, type PublisherSettings } from "./publisher.js";
 import { Receipts } from "./receipts.js";
 import { Registry } from "./registry.js";
-
-/** How often old events are dropped when nothing new pushes them out, in milliseconds. */
-const TRIM_EVERY = 1000;
 
 export type RelaySettings = AdmissionSettings & ConnectionSettings & PublisherSettings;
 
@@ -32,26 +31,26 @@ export class Relay {
     () => this.engine.now(),
     (id) => void this.clients.expire(id),
   );
-  private readonly timer: NodeJS.Timeout;
+  private readonly others: Others;
+  /** Clients that had a connection to a relay that is gone: the engine is to know that their clocks run. */
+  private inherited: ClientId[] = [];
   private leave: (() => Promise<void>) | undefined;
-  /** The last entry that was followed. */
-  private followed: EventId;
 
   private constructor(
     private readonly engine: Engine,
     settings: RelaySettings,
   ) {
     const { registry, node } = this;
+    const others = new Others(engine, node);
     const log = new Log(engine);
     const receipts = new Receipts(log);
     this.log = log;
     this.receipts = receipts;
+    this.others = others;
     const flusher = new Flusher();
-    this.clients = new Clients(engine, log, registry, node, new Admission(registry, settings));
+    this.clients = new Clients(engine, log, registry, node, others, new Admission(registry, settings));
     this.connections = new Connections(engine, log, registry, this.clients, flusher, settings);
-    this.publisher = new Publisher(engine, receipts, registry, flusher, node, settings);
-    this.followed = engine.head;
-    this.timer = setInterval(() => engine.trim(engine.now()), TRIM_EVERY).unref();
+    this.publisher = new Publisher(engine, receipts, registry, flusher, others, settings);
   }
 
   /** Joins a relay to the engine. */
@@ -59,11 +58,14 @@ export class Relay {
     const relay = new Relay(engine, settings);
     const follower: Follower = {
       node: relay.node,
+      begin: (bounds) => relay.log.begin(bounds),
       follow: (entry) => relay.follow(entry),
+      trimmed: (floor) => relay.log.trimmed(floor),
+      inherit: (clients) => relay.inherit(clients),
       answer: (question) => relay.answer(question),
     };
     try {
-      relay.leave = await engine.join(follower, loading);
+      relay.leave = await engine.follow(follower, loading);
     } catch (error) {
       await relay.stop();
       throw error;
@@ -72,33 +74,51 @@ export class Relay {
   }
 
   /** Resolves when the engine keeps what it is given. @throws {RelayError} unavailable: it can not */
-  probe(): Promise<void> {
-    return this.engine.probe();
+  async probe(): Promise<void> {
+    await this.engine.append([]);
   }
 
   /** How many connections are open, on all relays of the engine; undefined when that is not known. */
   async countConnections(): Promise<number | undefined> {
-    const others = await this.engine.ask(this.node, { ask: "connections" });
+    const others = await this.others.ask({ ask: "counts" });
     return others?.reduce((sum, { connections }) => sum + connections, this.registry.connections);
   }
 
   /** Answers what is under way, ends all connections, and leaves the engine. */
   async stop(): Promise<void> {
-    clearInterval(this.timer);
     this.publisher.stop();
     await this.connections.stop();
     this.registry.stop();
     await this.leave?.();
   }
 
-  private follow(entry: Entry): readonly Matched[] {
-    const before = this.followed;
-    this.followed = entry.kind === "event" ? entry.event.id : entry.id;
-    if (entry.kind === "event") return this.deliver(entry, before);
-    if (entry.kind === "removed") this.drop(entry.client, true);
-    else if (entry.record.node === this.node) this.registry.hold(entry.record);
-    else this.drop(entry.record.id, false);
-    return [];
+  private follow(entry: Entry): void {
+    const { log } = this;
+    const before = log.head;
+    log.head = entry.kind === "event" ? entry.event.id : entry.id;
+    if (entry.kind === "event") this.deliver(entry, before);
+    else if (entry.kind === "client") this.hold(entry);
+    else this.drop(entry.client, true);
+  }
+
+  private hold({ record, placed }: ClientEntry): void {
+    const { registry, node } = this;
+    this.clients.note(record);
+    // A client that this relay has inherited goes by the name of the relay that it came from until it connects.
+    const isHere = record.node === node || registry.get(record.id)?.kept.node === record.node;
+    if (!isHere) return this.drop(record.id, false);
+    const reader = registry.hold(settled(record), placed);
+    if (compareIds(reader.cursor, record.cursor) > 0) this.connections.note(reader);
+  }
+
+  private inherit(clients: readonly ClientRecord[]): void {
+    const before = this.inherited.length;
+    for (const record of clients) if (this.clients.inherit(settled(record))) this.inherited.push(record.id);
+    if (before === 0 && this.inherited.length > 0) setImmediate(() => void this.keepClocks());
+  }
+
+  private async keepClocks(): Promise<void> {
+    await this.clients.keepClocks(this.inherited.splice(0));
   }
 
   /** Lets go of a client: it was removed, or another relay holds it now. */
@@ -112,21 +132,25 @@ export class Relay {
     this.registry.drop(reader);
   }
 
-  private deliver({ event, replaces }: EventEntry, before: EventId): readonly Matched[] {
-    const { readers, connected } = this.registry.match(event);
-    this.log.note(event);
-    const receipt = this.receipts.add(event, event.ttl === 0 ? connected : readers);
-    for (const reader of connected) {
+  private deliver({ event, replaces }: EventEntry, before: EventId): void {
+    const { all, connected } = this.registry.match(event);
+    const audience = event.ttl === 0 ? connected : all;
+    this.log.note(event, replaces);
+    const receipt = this.receipts.add(event, audience);
+    for (const reader of connected.clients) {
       if (reader.connection?.deliver(event, before)) receipt.sent++;
     }
-    if (replaces) this.receipts.replace(replaces.id, event.id);
-    return receipt.matched;
+    if (replaces) this.receipts.replace(replaces, event.id);
+    this.engine.receipts?.note(event.id, audience);
   }
 
   private async answer(question: Question): Promise<Answer> {
-    const { connections } = this.registry;
     if (question.ask === "confirmed") await this.publisher.confirmed(question.events, question.until);
-    if (question.ask !== "deliveries") return { connections, deliveries: [] };
-    return { connections, deliveries: question.events.map((id) => this.receipts.deliveriesOf(id)) };
+    const events = question.ask === "deliveries" ? question.events : [];
+    return {
+      connections: this.registry.connections,
+      ...this.clients.counts(question.ask === "counts" ? question.user : undefined),
+      deliveries: events.map((id) => this.receipts.deliveriesOf(id)),
+    };
   }
 }

@@ -24,7 +24,7 @@ export function replyOf(
   elsewhere: readonly (readonly Delivery[])[] | undefined,
 ): PublishReply {
   if (!elsewhere || !receipt) return { id: formatId(id) };
-  let { matched, sent } = { matched: receipt.matched.length, sent: receipt.sent };
+  let { matched, sent } = { matched: receipt.audience.clients.length, sent: receipt.sent };
   let waiting = receipt.head.ttl === 0 || receipt.replacedBy ? 0 : matched - sent;
   for (const deliveries of elsewhere) {
     matched += deliveries.length;

@@ -1,14 +1,8 @@
+import { Audience, NO_AUDIENCE, NOBODY_REACHED, type Reached } from "./audience.js";
 import { MultiMap } from "./multimap.js";
 import type { Reader } from "./reader.js";
 import { isPattern } from "./topics.js";
 import { SegmentTrie } from "./trie.js";
-
-/** The readers that a topic reaches. Each list is made once, shared, and never changed: who comes or goes makes a new one. */
-export interface Audience {
-  readonly readers: readonly Reader[];
-  /** Those with a connection. */
-  readonly connected: readonly Reader[];
-}
 
 /** Maximum number of topics whose audience is cached. */
 const MAX_TOPICS = 10_000;
@@ -17,31 +11,29 @@ const MAX_TOPICS = 10_000;
 const MAX_UNIONS = 10_000;
 const MAX_READERS = 1_000_000;
 
-const NOBODY: Audience = { readers: [], connected: [] };
-
 /** Increases with every change of a subscription, so that a union can tell whether it is out of date. */
 let clock = 0;
 
-/** A topic or pattern that somebody subscribes to and that was published to. Topics that nothing else matches share its lists. */
-class Subscription implements Audience {
+/** A topic or pattern that somebody subscribes to and that was published to. Topics that nothing else matches share its audiences. */
+class Subscription implements Reached {
   readonly id = ++clock;
   /** When a reader came or went last, and when one connected or disconnected. */
   changed = 0;
   touched = 0;
-  private all: readonly Reader[] | undefined;
-  private open: readonly Reader[] | undefined;
+  private everyone: Audience | undefined;
+  private open: Audience | undefined;
 
   constructor(
     readonly name: string,
     private readonly subscribers: MultiMap<string, Reader>,
   ) {}
 
-  get readers(): readonly Reader[] {
-    return (this.all ??= [...this.subscribers.get(this.name)]);
+  get all(): Audience {
+    return (this.everyone ??= new Audience([...this.subscribers.get(this.name)]));
   }
 
-  get connected(): readonly Reader[] {
-    return (this.open ??= connectedOf(this.readers));
+  get connected(): Audience {
+    return (this.open ??= connectedOf(this.all));
   }
 
   has(reader: Reader): boolean {
@@ -50,7 +42,7 @@ class Subscription implements Audience {
 
   /** To be called when a reader came or went. */
   change(): void {
-    this.all = undefined;
+    this.everyone = undefined;
     this.changed = ++clock;
     this.touch();
   }
@@ -63,9 +55,9 @@ class Subscription implements Audience {
 }
 
 /** What several subscriptions reach together. */
-class Union implements Audience {
-  private all: readonly Reader[] = [];
-  private open: readonly Reader[] = [];
+class Union implements Reached {
+  private everyone = NO_AUDIENCE;
+  private open = NO_AUDIENCE;
   private madeAt = -1;
   private openAt = -1;
 
@@ -75,24 +67,24 @@ class Union implements Audience {
     private readonly resized: (more: number) => void,
   ) {}
 
-  get readers(): readonly Reader[] {
-    if (this.madeAt === clock) return this.all;
+  get all(): Audience {
+    if (this.madeAt === clock) return this.everyone;
     const isOld = this.members.some(({ changed }) => changed > this.madeAt);
     this.madeAt = clock;
-    if (!isOld) return this.all;
-    const before = this.all.length;
-    this.all = unionOf(this.members);
+    if (!isOld) return this.everyone;
+    const before = this.everyone.clients.length;
+    this.everyone = unionOf(this.members);
     this.openAt = -1;
-    this.resized(this.all.length - before);
-    return this.all;
+    this.resized(this.everyone.clients.length - before);
+    return this.everyone;
   }
 
-  get connected(): readonly Reader[] {
-    const { readers } = this;
+  get connected(): Audience {
+    const { all } = this;
     if (this.openAt === clock) return this.open;
     const isOld = this.openAt < 0 || this.members.some(({ touched }) => touched > this.openAt);
     this.openAt = clock;
-    if (isOld) this.open = connectedOf(readers);
+    if (isOld) this.open = connectedOf(all);
     return this.open;
   }
 }
@@ -109,7 +101,7 @@ export class SubscriptionIndex {
   /** Those that were published to. */
   private readonly subscriptions = new Map<string, Subscription>();
   /** By topic. */
-  private audiences = new Map<string, Audience>();
+  private audiences = new Map<string, Reached>();
   /** By the ids of their members. */
   private unions = new Map<string, Union>();
   /** Members and readers in all unions. */
@@ -139,7 +131,8 @@ export class SubscriptionIndex {
     for (const name of reader.topics) this.subscriptions.get(name)?.touch();
   }
 
-  audience(topic: string): Audience {
+  /** Whom an event for everyone reaches. */
+  match(topic: string): Reached {
     const known = this.audiences.get(topic);
     if (known) return known;
     const names = this.patterns.matching(topic);
@@ -150,9 +143,9 @@ export class SubscriptionIndex {
     return audience;
   }
 
-  private together(members: readonly Subscription[]): Audience {
+  private together(members: readonly Subscription[]): Reached {
     const [first] = members;
-    if (!first) return NOBODY;
+    if (!first) return NOBODY_REACHED;
     if (members.length === 1) return first;
     // The same members always come in the same order.
     const key = members.map(({ id }) => id).join();
@@ -196,17 +189,17 @@ export class SubscriptionIndex {
 }
 
 /** Each reader once. */
-function unionOf(members: readonly Subscription[]): readonly Reader[] {
+function unionOf(members: readonly Subscription[]): Audience {
   // Copy the largest list as it is: the others are often short.
-  const [largest, ...others] = members.toSorted((a, b) => b.readers.length - a.readers.length);
-  if (!largest) return [];
+  const [largest, ...others] = members.toSorted((a, b) => b.all.clients.length - a.all.clients.length);
+  if (!largest) return NO_AUDIENCE;
   const more = new Set<Reader>();
-  for (const { readers } of others) {
-    for (const reader of readers) if (!largest.has(reader)) more.add(reader);
+  for (const { all } of others) {
+    for (const reader of all.clients) if (!largest.has(reader)) more.add(reader);
   }
-  return more.size === 0 ? largest.readers : [...largest.readers, ...more];
+  return more.size === 0 ? largest.all : new Audience([...largest.all.clients, ...more]);
 }
 
-function connectedOf(readers: readonly Reader[]): readonly Reader[] {
-  return readers.filter((reader) => reader.connection);
+function connectedOf({ clients }: Audience): Audience {
+  return new Audience(clients.filter((reader) => reader.connection));
 }

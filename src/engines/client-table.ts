@@ -1,4 +1,4 @@
-import { type ClientId, type ClientRecord, NOBODY } from "../core/client.js";
+import { type ClientId, type ClientRecord, type Secret, secretOf } from "../core/client.js";
 import { userKey } from "../core/event.js";
 import { MultiMap } from "../core/multimap.js";
 import { inTurns } from "../core/turns.js";
@@ -6,6 +6,8 @@ import { inTurns } from "../core/turns.js";
 /** Client records in memory, by id and by user. */
 export class ClientTable {
   private readonly records = new Map<ClientId, ClientRecord>();
+  /** Of those that have a secret besides their id. */
+  private readonly secrets = new Map<Secret, ClientId>();
   /** Made when somebody asks for the first time: a relay starts sooner without. */
   private users: MultiMap<string, ClientId> | undefined;
   private indexed: Promise<void> | undefined;
@@ -16,6 +18,11 @@ export class ClientTable {
 
   get(id: ClientId): ClientRecord | undefined {
     return this.records.get(id);
+  }
+
+  bySecret(secret: Secret): ClientRecord | undefined {
+    const record = this.records.get(this.secrets.get(secret) ?? secret);
+    return record && secretOf(record) === secret ? record : undefined;
   }
 
   /** All clients of a user, by `userKey`. */
@@ -29,34 +36,26 @@ export class ClientTable {
     return this.records.values();
   }
 
-  /** A client that is new. */
-  add(record: ClientRecord): void {
-    this.records.set(record.id, record);
-    this.users?.add(userKey(record.userId), record.id);
+  /** A client that is new, or as it is now. */
+  put(record: ClientRecord): void {
+    const { id, secret } = record;
+    const before = this.records.get(id);
+    if (!before) this.users?.add(userKey(record.userId), id);
+    else if (before.secret !== undefined) this.secrets.delete(before.secret);
+    if (secret !== undefined) this.secrets.set(secret, id);
+    this.records.set(id, record);
   }
 
-  /** A client that is there already, as it is now. */
-  replace(record: ClientRecord): void {
-    this.records.set(record.id, record);
-  }
-
-  /** Gives a client to a relay that holds it from now on. */
-  take(record: ClientRecord, node: string, expiresAt: number): ClientRecord {
-    if (record.node !== NOBODY) {
-      const taken = { ...record, node, expiresAt };
-      this.replace(taken);
-      return taken;
-    }
-    // No relay has seen it yet, so it can be changed in place: at a start there may be a million of them.
+  /** Moves the deadline of a client that no relay has seen yet. In place: at a start there may be a million of them. */
+  postpone(record: ClientRecord, milliseconds: number): void {
     const own = record as { -readonly [Field in keyof ClientRecord]: ClientRecord[Field] };
-    own.node = node;
-    own.expiresAt = expiresAt;
-    return own;
+    if (own.expiresAt !== undefined) own.expiresAt += milliseconds;
   }
 
-  delete({ id, userId }: ClientRecord): void {
+  delete({ id, userId, secret }: ClientRecord): void {
     this.records.delete(id);
     this.users?.delete(userKey(userId), id);
+    if (secret !== undefined) this.secrets.delete(secret);
   }
 
   private async index(): Promise<void> {

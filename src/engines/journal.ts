@@ -1,9 +1,8 @@
 import type { ClientId, ClientRecord } from "../core/client.js";
 import type { Clock } from "../core/clock.js";
-import type { EngineReading, KeptClient, KeptReceipt, Matched } from "../core/engine.js";
+import type { Audience, EngineReading, KeptClient, KeptReceipt, Query } from "../core/engine.js";
 import type { Event, EventDraft } from "../core/event.js";
 import type { EventId } from "../core/id.js";
-import type { Query } from "../core/window.js";
 import type { ClientTable } from "./client-table.js";
 import type { KeyStore } from "./keys.js";
 
@@ -30,19 +29,21 @@ export interface Journal {
   readonly keys: KeyStore;
   /** The log has nothing at or before this id. */
   readonly floor: EventId;
+  /** @param trimmed to be called when the floor has moved */
+  begin(trimmed: () => void): void;
   /** To be called when clients can connect. @returns by how much later than was restored the deadlines of clients are */
-  begin(): number;
+  open(): number;
   /** @throws {RelayError} unavailable: nothing can be kept now */
   check(): void;
   /** Everything until the release goes to the disk in one commit. @returns the release */
   hold(): () => void;
-  /** An event that is to be kept, whom it matched, and the event that it replaces. */
-  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void;
+  /** An event that is to be kept, whom it matched on each relay, and the event that it replaces. */
+  addEvent(event: Event, audiences: readonly Audience[], replaces: Event | undefined): void;
   /** An event that is kept was replaced by one that is not. */
   replace(event: Event, by: EventId): void;
   /** The event below the window that `draft` replaces. */
   replacedBy(draft: EventDraft): Event | undefined;
-  putClient(record: ClientRecord, at: EventId): void;
+  putClient(record: ClientRecord): void;
   /** Only cursor and confirmations of the client have moved. */
   moveClient(record: ClientRecord): void;
   removeClient(record: ClientRecord, at: EventId): void;
@@ -57,9 +58,10 @@ export interface Journal {
   probe(): Promise<void>;
   /** That an id was given out to something that is not kept. */
   note(id: EventId): void;
-  read(query: Query): Promise<EngineReading>;
-  /** As `Engine.trimmed`. */
-  trimmed(query: Omit<Query, "limit">): Promise<boolean>;
+  /** Reads what is below the window. */
+  read(query: Query): Promise<Pick<EngineReading, "events" | "through" | "asOf">>;
+  /** As `gap` of `EngineReading`. To be asked only for a reader below the floor. */
+  trimmed(query: Query): boolean | Promise<boolean>;
   /** What is known of an event: its head, whom it matched, and what has taken its place. */
   receipt(event: EventId): JournalReceipt | undefined;
   /** A client that was removed or forgotten; not for ever. */

@@ -1,146 +1,186 @@
-import { type ClientId, type ClientRecord, NOBODY } from "../core/client.js";
+import { type ClientRecord, withProgress, withVersion } from "../core/client.js";
 import type { Clock } from "../core/clock.js";
 import {
-  type Answer,
+  type AppendOptions,
   type Appended,
-  type Counts,
+  type Audience,
+  type ClientDraft,
+  type Cursors,
   type Engine,
   type EngineReading,
-  type Entry,
   type Follower,
   type KeptReceipt,
-  type Matched,
+  type Move,
   type Once,
   onceName,
-  type Question,
+  type Peers,
+  type Query,
+  type Receipts,
+  type Replies,
+  type Who,
 } from "../core/engine.js";
-import { type Event, type EventDraft, publishedAt } from "../core/event.js";
-import { type EventId, IdSource } from "../core/id.js";
+import { type EventDraft, publishedAt } from "../core/event.js";
+import { compareIds, type EventId, IdSource } from "../core/id.js";
 import { type Loading, UNOBSERVED } from "../core/loading.js";
-import { inTurns, Turns } from "../core/turns.js";
-import type { Query, Window } from "../core/window.js";
+import { inTurns } from "../core/turns.js";
 import type { ClientTable } from "./client-table.js";
-import { LocalClients } from "./clients.js";
+import { Followers } from "./followers.js";
 import type { Journal, Restored } from "./journal.js";
-import type { KeyStore } from "./keys.js";
+import type { Window } from "./window.js";
 
-/** Clients whose deadlines are written with one commit. */
-const FEW = 1000;
-
-/** Clients that are taken over between two reports of the progress. */
-const TELL_EVERY = 1024;
+/** How often old events are dropped when nothing new pushes them out, in milliseconds. */
+const TRIM_EVERY = 1000;
 
 /**
  * An engine whose log is ordered in this process. Everything but old events is in memory; what is to outlive the process
- * goes to a journal too. Relays that share one instance are one relay.
+ * goes to a journal too.
  */
 export class LocalEngine implements Engine {
-  readonly clients: LocalClients;
-  readonly origin: EventId;
-  readonly read?: (query: Query) => Promise<EngineReading>;
-  readonly receipt?: (event: EventId) => Promise<KeptReceipt | undefined>;
-  private readonly records: ClientTable;
-  private readonly followers = new Set<Follower>();
+  readonly receipts: Receipts = {
+    note: (_event, audience) => void this.matched.push(audience),
+    find: async (event) => this.receipt(event),
+  };
+  readonly replies: Replies = { settle: async (once, ids, reply) => this.settle(once, ids, reply) };
+  readonly cursors: Cursors = { move: (moves) => this.move(moves) };
+  readonly peers: Peers = { ask: (from, question) => this.followers.ask(from, question) };
+  private readonly origin: EventId;
+  private readonly clock: Clock;
+  private readonly clients: ClientTable;
+  private readonly ids: IdSource;
+  private readonly followers: Followers;
   /** Requests whose events are being appended, in several turns. */
   private readonly batches = new Set<Promise<void>>();
   /** Keys whose first request is being appended. */
   private readonly appending = new Map<string, Promise<void>>();
-  private readonly ids: IdSource;
-  private readonly clock: Clock;
-  private last: EventId;
+  /** Whom the event that is being handed on has matched. */
+  private matched: Audience[] = [];
+  private head: EventId;
+  private trimming: NodeJS.Timeout | undefined;
 
-  /** @param journal absent: nothing outlives the process */
   constructor(
     readonly name: string,
-    readonly window: Window,
+    private readonly window: Window,
     { clock, origin, head, clients }: Restored,
-    private readonly keys: KeyStore,
-    private readonly journal?: Journal,
+    private readonly journal: Journal,
   ) {
     this.origin = origin;
-    this.last = head;
-    this.ids = new IdSource(head);
+    this.head = head;
     this.clock = clock;
-    this.records = clients;
-    this.clients = new LocalClients((make) => this.orderClient(make), journal, clients);
-    if (!journal) return;
-    this.read = (query) => journal.read(query);
-    this.receipt = async (event) => this.keptReceipt(event, journal);
-  }
-
-  get head(): EventId {
-    return this.last;
-  }
-
-  get floor(): EventId {
-    return this.journal?.floor ?? this.window.floor;
+    this.clients = clients;
+    this.ids = new IdSource(head);
+    this.followers = new Followers(clients);
+    journal.begin(() => this.followers.tell(journal.floor));
   }
 
   now(): number {
     return this.clock.now();
   }
 
-  async join(follower: Follower, loading = UNOBSERVED): Promise<() => Promise<void>> {
-    this.followers.add(follower);
+  async follow(follower: Follower, loading: Loading = UNOBSERVED): Promise<() => Promise<void>> {
+    const { followers, journal, origin, head } = this;
+    follower.begin({ origin, head, floor: journal.floor });
+    followers.add(follower);
+    this.trimming ??= setInterval(() => this.trim(), TRIM_EVERY).unref();
     try {
-      await this.handOver(follower, loading);
+      await followers.handOver(follower, journal.open(), loading);
     } catch (error) {
-      this.followers.delete(follower);
+      await this.leave(follower);
       throw error;
     }
     return async () => {
       // What is being appended is for this relay's clients too.
       while (this.batches.size > 0) await Promise.allSettled(this.batches);
-      this.followers.delete(follower);
-      const [other] = this.followers;
-      if (other) await this.handOver(other, UNOBSERVED);
+      await this.leave(follower);
     };
   }
 
-  async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
-    // The first request with this key may still be under way.
-    for (let first = this.first(once); first; first = this.first(once)) await first.catch(() => undefined);
-    const known = once && this.keys.find(once);
-    if (known) {
-      await this.keys.saved(once);
-      return { ids: known.ids, duplicate: { reply: known.reply } };
-    }
-    if (once) this.keys.checkRoom(once.owner);
-    // One with a `key` may replace another one that is kept.
-    const isKept = once !== undefined || drafts.some(({ ttl, key }) => ttl !== 0 || key !== undefined);
-    if (isKept) this.journal?.check();
-    const ids: EventId[] = [];
-    const appended = once ? this.appendOnce(drafts, once, ids) : this.appendAll(drafts, ids);
-    if (appended) await this.underWay(appended);
-    if (isKept) await this.journal?.saved();
-    return { ids };
+  async append(what: readonly EventDraft[] | ClientDraft, options: AppendOptions = {}): Promise<Appended> {
+    // What a relay appends while it follows an entry comes after that entry for all relays.
+    if (this.followers.free) await this.followers.free;
+    if ("client" in what) return this.change(what, options.safe ?? true);
+    if (what.length > 0) return this.publish(what, options.once);
+    await this.journal.probe();
+    return { ids: [] };
   }
 
-  async settle(once: Once, ids: readonly EventId[], reply: readonly Counts[]): Promise<void> {
-    this.keys.settle(once, ids, reply);
-    await this.keys.saved(once);
+  async read(query: Query): Promise<EngineReading> {
+    const { window, journal } = this;
+    const { floor } = journal;
+    const gap = compareIds(query.after, floor) < 0 && (await journal.trimmed(query));
+    if (query.limit === 0) return { events: [], through: query.after, asOf: this.head, floor, gap };
+    const recent = window.floor;
+    if (compareIds(query.after, recent) >= 0) return { ...window.read(query), asOf: this.head, floor, gap };
+    const until = query.until && compareIds(query.until, recent) < 0 ? query.until : recent;
+    // What comes after that is for the next reading.
+    return { through: until, ...(await journal.read({ ...query, until })), floor, gap };
   }
 
-  async probe(): Promise<void> {
-    await this.journal?.probe();
-  }
-
-  trim(now: number): void {
-    this.trimMemory(now);
-    this.journal?.trim(now);
-  }
-
-  trimmed(query: Omit<Query, "limit">): boolean | Promise<boolean> {
-    return (this.journal ?? this.window).trimmed(query);
-  }
-
-  async ask(from: string, question: Question): Promise<Answer[]> {
-    const others = [...this.followers].filter((follower) => follower.node !== from);
-    return Promise.all(others.map((follower) => follower.answer(question)));
+  async find(who: Who): Promise<readonly ClientRecord[]> {
+    const found = await this.look(who);
+    for (const { id } of found) await this.journal.savedClient(id);
+    if ("client" in who && found.length === 0) await this.journal.savedClient(who.client);
+    return found;
   }
 
   async close(): Promise<void> {
-    await this.journal?.close();
+    clearInterval(this.trimming);
+    await this.journal.close();
+  }
+
+  private look(who: Who): Promise<readonly ClientRecord[]> | readonly ClientRecord[] {
+    if ("user" in who) return this.clients.of(who.user);
+    const record = "client" in who ? this.clients.get(who.client) : this.clients.bySecret(who.secret);
+    return record ? [record] : [];
+  }
+
+  private async leave(follower: Follower): Promise<void> {
+    const { followers } = this;
+    const heir = followers.delete(follower);
+    if (heir) return followers.handOver(heir, 0, UNOBSERVED);
+    clearInterval(this.trimming);
+    this.trimming = undefined;
+  }
+
+  private async change({ client, record, expect, placed }: ClientDraft, safe: boolean): Promise<Appended> {
+    const { clients, journal } = this;
+    const current = clients.get(client);
+    const isExpected = current ? expect !== "absent" && compareIds(expect, current.version) === 0 : expect === "absent";
+    if (!isExpected) return { ids: [], conflict: { current } };
+    if (safe) journal.check();
+    const id = this.nextId();
+    if (record) {
+      const made = withVersion(record, id);
+      clients.put(made);
+      journal.putClient(made);
+      this.followers.hand({ kind: "client", id, record: made, placed });
+    } else if (current) {
+      clients.delete(current);
+      journal.removeClient(current, id);
+      this.followers.hand({ kind: "removed", id, client });
+    }
+    journal.note(id);
+    if (safe) await journal.saved();
+    return { ids: [id] };
+  }
+
+  private async publish(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
+    const { keys } = this.journal;
+    // The first request with this key may still be under way.
+    for (let first = this.first(once); first; first = this.first(once)) await first.catch(() => undefined);
+    const known = once && keys.find(once);
+    if (known) {
+      await keys.saved(once);
+      return { ids: known.ids, duplicate: { reply: known.reply } };
+    }
+    if (once) keys.checkRoom(once.owner);
+    // One with a `key` may replace another one that is kept.
+    const isKept = once !== undefined || drafts.some(({ ttl, key }) => ttl !== 0 || key !== undefined);
+    if (isKept) this.journal.check();
+    const ids: EventId[] = [];
+    const appended = once ? this.appendOnce(drafts, once, ids) : this.appendAll(drafts, ids);
+    if (appended) await this.underWay(appended);
+    if (isKept) await this.journal.saved();
+    return { ids };
   }
 
   private first(once: Once | undefined): Promise<void> | undefined {
@@ -163,113 +203,80 @@ export class LocalEngine implements Engine {
 
   /** All of it gets safe together, with the key: or a crash would leave a part that is published again. */
   private async appendOnce(drafts: readonly EventDraft[], once: Once, ids: EventId[]): Promise<void> {
-    const release = this.journal?.hold();
+    const release = this.journal.hold();
     try {
       const appended = this.appendAll(drafts, ids);
       if (appended) {
         this.appending.set(onceName(once), appended);
         await appended;
       }
-      this.keys.add(once, ids);
+      this.journal.keys.add(once, ids);
     } finally {
       this.appending.delete(onceName(once));
-      release?.();
+      release();
     }
-  }
-
-  /** Leaves the event loop to others in between: very much may be too old at once. */
-  private trimMemory(now: number): void {
-    const more = [this.window.trim(now), this.keys.trim(now)];
-    if (more.includes(true)) setImmediate(() => this.trimMemory(now));
   }
 
   private appendOne(draft: EventDraft): EventId {
-    const { clock } = this;
-    const id = this.ids.next(clock.now());
-    this.last = id;
+    const { clock, window, journal, followers } = this;
+    const id = this.nextId();
     const { topic, users, message, ttl, key, attributes } = draft;
     // Spelt out, as it is much faster than a spread.
-    const event: Event = { id, time: publishedAt(id, clock.wall), topic, users, message, ttl, key, attributes };
-    if (ttl === 0) {
-      const replaces = this.window.withdraw(draft) ?? this.journal?.replacedBy(draft);
-      this.hand({ kind: "event", event, replaces });
-      if (replaces) this.journal?.replace(replaces, id);
-      this.journal?.note(id);
-      return id;
-    }
-    const replaces = this.window.append(event) ?? this.journal?.replacedBy(draft);
-    const matched = this.hand({ kind: "event", event, replaces });
-    this.journal?.addEvent(event, matched, replaces);
+    const event = { id, time: publishedAt(id, clock.wall), topic, users, message, ttl, key, attributes };
+    const isKept = ttl !== 0;
+    const replaces = (isKept ? window.append(event) : window.withdraw(draft)) ?? journal.replacedBy(draft);
+    const matched: Audience[] = [];
+    this.matched = matched;
+    followers.hand({ kind: "event", event, replaces: replaces?.id });
+    if (isKept) journal.addEvent(event, matched, replaces);
+    else if (replaces) journal.replace(replaces, id);
+    journal.note(id);
+    followers.tell(journal.floor);
     return id;
   }
 
-  private orderClient(make: (id: EventId) => Entry | undefined): void {
-    this.last = this.ids.next(this.now());
-    const entry = make(this.last);
-    if (entry) this.hand(entry);
+  private nextId(): EventId {
+    return (this.head = this.ids.next(this.now()));
   }
 
-  private hand(entry: Entry): readonly Matched[] {
-    let matched: readonly Matched[] = [];
-    for (const follower of this.followers) {
-      const more = follower.follow(entry);
-      if (more.length > 0) matched = matched.length === 0 ? more : [...matched, ...more];
+  private async settle(...[once, ids, reply]: Parameters<Replies["settle"]>): Promise<void> {
+    const { keys } = this.journal;
+    keys.settle(once, ids, reply);
+    await keys.saved(once);
+  }
+
+  private async move(moves: readonly Move[]): Promise<void> {
+    // Also while the disk refuses writes: the next commit that succeeds brings it.
+    for (const { client, version, ...progress } of moves) {
+      const record = this.clients.get(client);
+      if (!record || compareIds(record.version, version) !== 0) continue;
+      const moved = withProgress(record, progress);
+      this.clients.put(moved);
+      this.journal.moveClient(moved);
     }
-    return matched;
+    await this.journal.saved();
   }
 
-  private keptReceipt(event: EventId, journal: Journal): KeptReceipt | undefined {
+  private receipt(event: EventId): KeptReceipt | undefined {
+    const { journal, clients } = this;
     const receipt = journal.receipt(event);
     return (
       receipt && {
         ...receipt,
         matched: receipt.matched?.flatMap((id) => {
-          const record = this.records.get(id);
+          const record = clients.get(id);
           return record ? { ...record, place: record } : (journal.gone(id) ?? []);
         }),
       }
     );
   }
 
-  /** Gives the clients whose relay is gone to another one. */
-  private async handOver(to: Follower, loading: Loading): Promise<void> {
-    const late = this.journal?.begin() ?? 0;
+  /** Leaves the event loop to others in between: very much may be too old at once. */
+  private trim(): void {
     const now = this.now();
-    const of = this.records.size;
-    const undated: ClientId[] = [];
-    let done = 0;
-    const handOverNext = (record: ClientRecord): void => {
-      if (record.expiresAt === undefined && record.node === NOBODY && record.ttl > 0) undated.push(record.id);
-      if (done++ % TELL_EVERY === 0) loading.progress({ step: "taking over clients", done, of });
-      this.handOverOne(record, to, now, late);
-    };
-    await inTurns(this.records.all(), handOverNext, new Turns(loading.signal));
-    // The clock of clients that had a connection starts now. The next start finds their deadlines on disk.
-    if (undated.length > 0) void this.keepDeadlines(undated).catch(() => undefined);
-  }
-
-  /** A few at a time: there may be a million of them. */
-  private async keepDeadlines(clients: readonly ClientId[]): Promise<void> {
-    for (let at = 0; at < clients.length; at += FEW) {
-      for (const id of clients.slice(at, at + FEW)) {
-        const record = this.records.get(id);
-        if (record?.expiresAt !== undefined) this.journal?.putClient(record, this.last);
-      }
-      await this.journal?.saved();
-    }
-  }
-
-  /** @param late of `Journal.begin` */
-  private handOverOne(record: ClientRecord, to: Follower, now: number, late: number): void {
-    for (const { node } of this.followers) if (node === record.node) return;
-    if (record.expiresAt === undefined && record.ttl === 0) {
-      // Its life was its connection.
-      void this.clients.update(record.id, () => undefined).catch(() => undefined);
-      return;
-    }
-    const { expiresAt, ttl, node: before } = record;
-    const end = expiresAt === undefined ? now + ttl * 1000 : expiresAt + (before === NOBODY ? late : 0);
-    const taken = this.records.take(record, to.node, end);
-    to.follow({ kind: "client", id: this.last, record: taken });
+    const more = [this.window.trim(now), this.journal.keys.trim(now)];
+    this.journal.trim(now);
+    this.followers.tell(this.journal.floor);
+    if (more.includes(true)) setImmediate(() => this.trim());
   }
 }

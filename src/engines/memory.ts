@@ -1,9 +1,10 @@
 import { Clock } from "../core/clock.js";
-import { Trimmed, trimmedRoom } from "../core/trimmed.js";
-import { type Retention, Window } from "../core/window.js";
 import { ClientTable } from "./client-table.js";
 import { LocalEngine } from "./local.js";
 import { MemoryKeys } from "./memory-keys.js";
+import { NoJournal } from "./no-journal.js";
+import { Trimmed, trimmedRoom } from "./trimmed.js";
+import { type Retention, Window } from "./window.js";
 
 /** Everything in this process, and gone with it: the reference of what an engine is. */
 export class MemoryEngine extends LocalEngine {
@@ -12,8 +13,8 @@ export class MemoryEngine extends LocalEngine {
     // A new process knows nothing of what an earlier one gave out: its log begins now, above the ids before.
     const clock = new Clock(0);
     const origin = { ms: clock.now(), seq: 0 };
-    const restored = { clock, origin, head: origin, clients: new ClientTable() };
     const window = new Window(retention, origin, undefined, new Trimmed(origin, trimmedRoom(retention)));
-    super("memory", window, restored, new MemoryKeys(clock, keyRoom));
+    const restored = { clock, origin, head: origin, clients: new ClientTable() };
+    super("memory", window, restored, new NoJournal(new MemoryKeys(clock, keyRoom), window));
   }
 }

@@ -1,8 +1,8 @@
 import type { ClientId } from "../../core/client.js";
-import type { Matched } from "../../core/engine.js";
+import type { Audience } from "../../core/engine.js";
 import { type EventId, formatId, parseId } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
-import type { Audience } from "./block.js";
+import type { Audience as AudienceRef } from "./block.js";
 import { CLIENT_BYTES, clientOf, ID_BYTES, idKey, readId, writeId } from "./bytes.js";
 import { applied, type Difference, differenceOf } from "./difference.js";
 import type { Changes, Table } from "./tables.js";
@@ -32,38 +32,44 @@ const PIECE = 1000;
 const DIFFERENCE = 1;
 const DIFFERENCE_HEAD = 1 + ID_BYTES + 4;
 
+/** Clients that an event matched. */
+type List = Audience["clients"];
+
 /** A list that is kept whole. */
 interface Base {
   readonly at: EventId;
-  readonly list: readonly Matched[];
+  readonly list: List;
 }
 
 /** Whom events matched, for their receipts. The key is the id of the first event that a list was kept for. */
 export class Audiences {
-  private kept = new WeakMap<readonly Matched[], EventId>();
+  /** By the ids of audiences; those that were kept first come first. */
+  private kept = new Map<string, EventId>();
   /** Oldest first. */
   private bases: Base[] = [];
 
   constructor(private readonly table: Table) {}
 
   /** How an event's record names those that it matched: there may be a million. */
-  *keep(changes: Changes, event: EventId, matched: readonly Matched[]): Pieces<Audience> {
-    if (matched.length <= MAX_INLINE) return matched.map(({ id }) => id);
-    const at = this.kept.get(matched);
+  *keep(changes: Changes, event: EventId, audiences: readonly Audience[]): Pieces<AudienceRef> {
+    const list = audiences.length === 1 ? (audiences[0] as Audience).clients : audiences.flatMap(({ clients }) => clients);
+    if (list.length <= MAX_INLINE) return list.map(({ id }) => id);
+    const name = audiences.map(({ id }) => id).join();
+    const at = this.kept.get(name);
     if (at && event.ms - at.ms < SHARED_FOR) return formatId(at);
-    this.kept.set(matched, event);
-    changes.put(this.table, idKey(event), yield* this.rowOf(event, matched));
+    this.remember(name, event);
+    changes.put(this.table, idKey(event), yield* this.rowOf(event, list));
     return formatId(event);
   }
 
   /** To be called when what was kept last was not: it has to be kept again. */
   forget(): void {
-    this.kept = new WeakMap();
+    this.kept.clear();
     this.bases = [];
   }
 
   /** @returns undefined when the list is not kept any more */
-  clients(audience: Audience): readonly ClientId[] | undefined {
+  clients(audience: AudienceRef): readonly ClientId[] | undefined {
     if (typeof audience !== "string") return audience;
     const at = parseId(audience);
     const row = at && this.table.get(idKey(at));
@@ -78,28 +84,37 @@ export class Audiences {
     return applied(clientsIn(base), { removed, added: clientsIn(row.subarray(added)) });
   }
 
+  private remember(name: string, event: EventId): void {
+    this.kept.delete(name);
+    this.kept.set(name, event);
+    for (const [oldest, { ms }] of this.kept) {
+      if (event.ms - ms < SHARED_FOR) break;
+      this.kept.delete(oldest);
+    }
+  }
+
   /** Whoever comes or goes makes a new list, little different from the one before: only the difference is written. */
-  private *rowOf(at: EventId, list: readonly Matched[]): Pieces<Buffer> {
+  private *rowOf(at: EventId, list: List): Pieces<Buffer> {
     if (list.length >= MIN_DIFFERENT) {
       for (const base of this.basesFor(at, list)) {
         const most = Math.min(MAX_DIFFERENT.clients, Math.floor(list.length * MAX_DIFFERENT.part));
-        const difference = yield* differenceOf(base.list, list, most);
+        const difference = yield* differenceOf(base.list, list, most, (a, b) => a?.id === b?.id);
         if (difference) return encodeDifference(base.at, difference);
       }
       this.addBase({ at, list });
     }
     const row = Buffer.allocUnsafeSlow(list.length * CLIENT_BYTES);
     for (let index = 0; index < list.length; index++) {
-      row.write((list[index] as Matched).id, index * CLIENT_BYTES, "hex");
+      row.write((list[index] as List[number]).id, index * CLIENT_BYTES, "hex");
       if (index % PIECE === PIECE - 1) yield;
     }
     return row;
   }
 
   /** Newest first. Lists grow at their end, so those of the same subscriptions mostly begin with the same client. */
-  private basesFor(at: EventId, [first]: readonly Matched[]): Base[] {
+  private basesFor(at: EventId, [first]: List): Base[] {
     this.bases = this.bases.filter((base) => at.ms - base.at.ms < SHARED_FOR);
-    return this.bases.filter(({ list }) => list[0] === first).reverse();
+    return this.bases.filter(({ list }) => list[0]?.id === first?.id).reverse();
   }
 
   private addBase(base: Base): void {
@@ -113,7 +128,7 @@ export class Audiences {
   }
 }
 
-function encodeDifference(base: EventId, { removed, added }: Difference<Matched>): Buffer {
+function encodeDifference(base: EventId, { removed, added }: Difference<List[number]>): Buffer {
   const row = Buffer.alloc(DIFFERENCE_HEAD + removed.length * 4 + added.length * CLIENT_BYTES);
   row[0] = DIFFERENCE;
   let at = row.writeUInt32BE(removed.length, writeId(row, base, 1));

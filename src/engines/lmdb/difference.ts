@@ -13,17 +13,19 @@ const PIECE = 4096;
 /**
  * How to make one list of another. It is short when the lists are much the same, in the same order.
  * @param most items that it may have
+ * @param isSame whether two items are the same
  * @returns undefined when it would have more
  */
 export function* differenceOf<T>(
   before: readonly T[],
   after: readonly T[],
   most: number,
+  isSame = (a: T | undefined, b: T | undefined): boolean => a === b,
 ): Pieces<Difference<T> | undefined> {
   const removed: number[] = [];
   let same = 0;
   for (let index = 0; index < before.length; index++) {
-    if (before[index] === after[same]) same++;
+    if (isSame(before[index], after[same])) same++;
     else if (removed.push(index) > most) return undefined;
     if (index % PIECE === PIECE - 1) yield;
   }

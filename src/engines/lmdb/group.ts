@@ -1,12 +1,13 @@
 import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { Matched } from "../../core/engine.js";
+import type { Audience } from "../../core/engine.js";
 import type { Event } from "../../core/event.js";
 import { type EventId, formatId } from "../../core/id.js";
 import type { Tombstone } from "./records.js";
 
 export interface NewEvent {
   readonly event: Event;
-  readonly matched: readonly Matched[];
+  /** Whom it matched on each relay. */
+  readonly audiences: readonly Audience[];
 }
 
 /** An event, and what has taken its place. */
@@ -68,8 +69,8 @@ export class Group {
     return !this.isProbe && events.length === 0 && sets.every(({ size }) => size === 0);
   }
 
-  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
-    this.events.push({ event, matched });
+  addEvent(event: Event, audiences: readonly Audience[], replaces: Event | undefined): void {
+    this.events.push({ event, audiences });
     this.size += event.message.length + (event.users?.length ?? 0) * USER_SIZE;
     if (replaces) this.replace(replaces, event.id, true);
   }

@@ -3,7 +3,7 @@ import { Clock } from "../../core/clock.js";
 import { RelayError } from "../../core/errors.js";
 import { type EventId, laterOf } from "../../core/id.js";
 import { type Loading, UNOBSERVED } from "../../core/loading.js";
-import { type Retention, Window } from "../../core/window.js";
+import { type Retention, Window } from "../window.js";
 import { LocalEngine } from "../local.js";
 import { explained, finishDirectory, isFull, openDirectory } from "./directory.js";
 import type { Report } from "./commits.js";
@@ -84,7 +84,7 @@ async function load(
     await journal.close();
     throw error;
   }
-  return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal.keys, journal);
+  return new LocalEngine("lmdb", window, { ...state, clock, clients }, journal);
 }
 
 /** What the engine's clock has reached by now: time that no relay ran has passed, too. */

@@ -1,12 +1,12 @@
 import type { RootDatabase } from "lmdb";
 import type { ClientId, ClientRecord } from "../../core/client.js";
-import type { EngineReading, KeptClient, Matched } from "../../core/engine.js";
+import type { Audience, EngineReading, KeptClient, Query } from "../../core/engine.js";
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { type EventId, laterOf } from "../../core/id.js";
-import { trimmedRoom } from "../../core/trimmed.js";
 import { type Pieces, takeTurns } from "../../core/turns.js";
-import type { Query, Retention, Window } from "../../core/window.js";
 import type { Journal, JournalReceipt } from "../journal.js";
+import { trimmedRoom } from "../trimmed.js";
+import type { Retention, Window } from "../window.js";
 import { Audiences } from "./audiences.js";
 import { Commits, type Report, unavailable } from "./commits.js";
 import type { Group } from "./group.js";
@@ -50,6 +50,7 @@ export class LmdbJournal implements Journal {
   /** Bytes since then. */
   private written = 0;
   private trimDue = false;
+  private whenTrimmed: () => void = () => undefined;
 
   constructor(
     private readonly root: RootDatabase<Buffer, Buffer>,
@@ -97,7 +98,11 @@ export class LmdbJournal implements Journal {
     return this.trimmer.floor;
   }
 
-  begin(): number {
+  begin(trimmed: () => void): void {
+    this.whenTrimmed = trimmed;
+  }
+
+  open(): number {
     return this.uptime.begin();
   }
 
@@ -109,9 +114,8 @@ export class LmdbJournal implements Journal {
     return this.commits.hold();
   }
 
-  addEvent(event: Event, matched: readonly Matched[], replaces: Event | undefined): void {
-    this.pending.addEvent(event, matched, replaces);
-    this.note(event.id);
+  addEvent(event: Event, audiences: readonly Audience[], replaces: Event | undefined): void {
+    this.pending.addEvent(event, audiences, replaces);
   }
 
   replacedBy(draft: EventDraft): Event | undefined {
@@ -125,9 +129,8 @@ export class LmdbJournal implements Journal {
     this.pending.replace(event, by, false);
   }
 
-  putClient(record: ClientRecord, at: EventId): void {
+  putClient(record: ClientRecord): void {
     this.pending.putClient(record);
-    this.note(at);
   }
 
   moveClient(record: ClientRecord): void {
@@ -138,7 +141,6 @@ export class LmdbJournal implements Journal {
   removeClient({ id, userId, received, narrowed }: ClientRecord, at: EventId): void {
     this.pending.removeClient(id, { userId, received, narrowed, at });
     this.tombstones.note(id, at);
-    this.note(at);
   }
 
   savedClient(id: ClientId): Promise<void> {
@@ -156,7 +158,7 @@ export class LmdbJournal implements Journal {
     await this.saved();
   }
 
-  async read(query: Query): Promise<EngineReading> {
+  async read(query: Query): Promise<Pick<EngineReading, "events" | "through" | "asOf">> {
     // This read does not see replacements that are not committed yet.
     const { pinned: asOf = this.floor } = this.window;
     try {
@@ -171,7 +173,7 @@ export class LmdbJournal implements Journal {
     }
   }
 
-  async trimmed(query: Omit<Query, "limit">): Promise<boolean> {
+  async trimmed(query: Query): Promise<boolean> {
     try {
       // In this order: a block's events get into the other tables with the commit that removes the block.
       return (await this.reader.hasTrimmed(query, this.uptime.clock.now())) || (await this.trimmedTopics.has(query));
@@ -271,6 +273,7 @@ export class LmdbJournal implements Journal {
     const budget = TRIM_BUDGET + events * 2;
     this.trimDue = yield* trimmer.trim(changes, now, budget, replacements);
     this.window.dropThrough(this.floor);
+    this.whenTrimmed();
     const oldest = { ms: Math.max(0, now - age), seq: 0 };
     this.tombstones.trim(changes, laterOf(oldest, this.floor), budget);
   }

@@ -1,6 +1,6 @@
 import { type ClientId, type ClientRecord, NOBODY, type Progress } from "../../core/client.js";
 import type { UserId } from "../../core/event.js";
-import { compareIds, type EventId } from "../../core/id.js";
+import { compareIds, type EventId, ZERO } from "../../core/id.js";
 import type { Subscriptions } from "../../core/history.js";
 import type { Narrowing } from "../../core/narrowing.js";
 import { isSame, LIVE, type Moment } from "../../core/moment.js";
@@ -49,7 +49,7 @@ export function decode(bytes: Buffer): unknown {
 }
 
 /** The fields that most clients do not have. */
-interface More extends EarlierMore, Partial<Pick<ClientRecord, "key" | "until">> {
+interface More extends EarlierMore, Partial<Pick<ClientRecord, "secret" | "key" | "until">> {
   readonly rooms?: Ref;
   readonly narrowed?: readonly (Omit<Narrowing, "topics"> & { readonly topics: Ref })[];
   readonly allow?: Lists<Ref> | undefined;
@@ -75,7 +75,7 @@ type Row = [
  * @param ref how the row refers to a list
  */
 export function encodeClient(record: ClientRecord, ref: (names: readonly string[]) => Ref, uptime: Uptime): Buffer {
-  const { userId, ttl, expiresAt, subscriptions, rooms, narrowed, allow, key, until } = record;
+  const { secret, userId, ttl, expiresAt, subscriptions, rooms, narrowed, allow, key, until } = record;
   const row: Row = [
     userId,
     ttl,
@@ -85,10 +85,10 @@ export function encodeClient(record: ClientRecord, ref: (names: readonly string[
       return more.since || more.isLost ? [ms, seq, ref(topics), more] : [ms, seq, ref(topics)];
     }),
   ];
-  const isPlain = rooms.length === 0 && narrowed.length === 0 && !allow && key === undefined && until === undefined;
-  if (!isPlain) {
+  const isPlain = [secret, allow, key, until].every((each) => each === undefined);
+  if (!isPlain || rooms.length > 0 || narrowed.length > 0) {
     const narrowings = narrowed.map((narrowing) => ({ ...narrowing, topics: ref(narrowing.topics) }));
-    row.push({ rooms: ref(rooms), narrowed: narrowings, allow: allow && withLists(allow, ref), key, until });
+    row.push({ rooms: ref(rooms), narrowed: narrowings, allow: allow && withLists(allow, ref), secret, key, until });
   }
   return Buffer.from(JSON.stringify(row));
 }
@@ -150,6 +150,9 @@ export function decodeClient(
   // All records have their fields in this order, and equal ids are one object: there may be a million clients.
   const record: ClientRecord = {
     id,
+    // Whoever knew an earlier one went with the process.
+    version: ZERO,
+    secret: more.secret,
     userId,
     subscriptions: subscriptions.map(([ms, seq, topics, also]) => ({
       from: sharedId({ ms, seq }, cursor),

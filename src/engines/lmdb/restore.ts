@@ -48,7 +48,7 @@ export async function restoreClients(
       if (earlier) old.add(earlier);
       restoring.take(record);
       newest = laterOf(laterOf(newest, record.cursor), record.confirmed);
-      clients.add(record);
+      clients.put(record);
     }
     progress.return?.();
     if (turns.over) await turns.rest();
@@ -79,7 +79,7 @@ async function restoreMissed(
   }
   for (const [client, ids] of events) {
     const record = clients.get(client);
-    if (record) clients.replace({ ...record, received: withoutEvents(record.received, ids) });
+    if (record) clients.put({ ...record, received: withoutEvents(record.received, ids) });
     if (turns.over) await turns.rest();
   }
 }

@@ -1,5 +1,5 @@
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
-import type { Query } from "../../core/window.js";
+import type { Query } from "../../core/engine.js";
 import { idKey, readId } from "./bytes.js";
 import { frontOfPosting, prefixesFor, SEEK_WORK } from "./postings.js";
 import type { TrimmedState } from "./records.js";

@@ -56,8 +56,8 @@ export class Writer {
   private *writeEvents(changes: Changes, { events, replaced }: Group): Pieces<Set<string>> {
     const renewed = new Set<string>();
     let block = new BlockBuilder();
-    for (const { event, matched } of events) {
-      const record = recordOf(event, yield* this.audiences.keep(changes, event.id, matched));
+    for (const { event, audiences } of events) {
+      const record = recordOf(event, yield* this.audiences.keep(changes, event.id, audiences));
       if (!block.hasRoomFor(event, record)) block = this.finish(changes, block);
       const isReplaced = replaced.size > 0 && event.key !== undefined && replaced.has(formatId(event.id));
       block.add(event, record, !isReplaced);

@@ -1,7 +1,7 @@
-import { type Event, isExpired, userKey } from "./event.js";
-import { compareIds, type EventId, laterOf, ZERO } from "./id.js";
-import { type Matcher, matcherOf } from "./matcher.js";
-import type { Work } from "./patterns.js";
+import { type Event, isExpired, userKey } from "../core/event.js";
+import { compareIds, type EventId, laterOf, ZERO } from "../core/id.js";
+import { type Matcher, matcherOf } from "../core/matcher.js";
+import type { Work } from "../core/patterns.js";
 
 /** Bytes that an engine may spend on remembering trimmed events: a part of the retention's bytes, within bounds. */
 const ROOM = { part: 1 / 16, least: 16 * 1024, most: 16 * 1024 * 1024 };
@@ -50,7 +50,7 @@ export class Trimmed {
     this.recent.note(event);
   }
 
-  /** As `Engine.trimmed`. `until` is of no use here: an event before it may hide behind a later one. */
+  /** As `gap` of `EngineReading`. `until` is of no use here: an event before it may hide behind a later one. */
   has(query: { readonly after: EventId; readonly topics: readonly string[]; readonly user: string }): boolean {
     const { after, topics, user } = query;
     if (compareIds(after, this.unknown) < 0) return true;

@@ -1,31 +1,12 @@
-import { type Event, type EventDraft, replacementKey, userKey } from "./event.js";
-import { compareIds, type EventId, ZERO } from "./id.js";
-import { matcherOf } from "./matcher.js";
+import type { EngineReading, Query } from "../core/engine.js";
+import { type Event, type EventDraft, replacementKey, userKey } from "../core/event.js";
+import { compareIds, type EventId, ZERO } from "../core/id.js";
+import { matcherOf } from "../core/matcher.js";
+import { SegmentTrie } from "../core/trie.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
-import { SegmentTrie } from "./trie.js";
 import type { Trimmed } from "./trimmed.js";
 
-/** What a reader asks of the log: its events after a cursor. */
-export interface Query {
-  readonly after: EventId;
-  /** Up to and with this id; absent: up to the head. */
-  readonly until?: EventId | undefined;
-  /** Subscriptions: topics and patterns. */
-  readonly topics: readonly string[];
-  /** `userKey` of the reader: events for everyone and for this user. */
-  readonly user: string;
-  /** How many events: about so many at most. */
-  readonly limit: number;
-}
-
-export interface StoreReading {
-  readonly events: readonly Event[];
-  /**
-   * How far it got, when it ended before `until`: as many events as asked for, enough work was done, or what came after
-   * that was trimmed meanwhile. Reading goes on from there.
-   */
-  readonly through?: EventId | undefined;
-}
+export type StoreReading = Pick<EngineReading, "events" | "through">;
 
 /** What one read may cost. */
 export interface ReadBounds {
@@ -155,8 +136,8 @@ export class Window {
     return false;
   }
 
-  /** As `Engine.trimmed`. */
-  trimmed(query: Omit<Query, "limit">): boolean {
+  /** As `gap` of `EngineReading`. */
+  trimmed(query: Query): boolean {
     return this.remembered?.has(query) ?? true;
   }
 
