@@ -132,10 +132,9 @@ export class Clients {
 
   /** The client whose URL this secret is of. @throws {RelayError} not_found */
   async identify(secret: Secret): Promise<ClientId> {
-    const held = this.registry.get(secret)?.kept;
-    if (held && secretOf(held) === secret) return held.id;
-    const [found] = await this.engine.find({ secret });
-    return this.found(found).id;
+    const held = this.registry.get(secret)?.record;
+    const [record] = held && secretOf(held) === secret ? [held] : await this.engine.find({ secret });
+    return this.found(record).id;
   }
 
   /**
@@ -286,7 +285,11 @@ export class Clients {
    * changed it meanwhile. When `change` returns what it got, nothing is appended.
    * @returns the record as it is now; undefined when there is none
    */
-  private async swap(id: ClientId, change: Change, { safe = true, placed }: How = {}): Promise<ClientRecord | undefined> {
+  private async swap(
+    id: ClientId,
+    change: Change,
+    { safe = true, placed }: How = {},
+  ): Promise<ClientRecord | undefined> {
     let known = this.registry.get(id)?.record ?? (await this.look(id));
     while (known) {
       const record = change(known);

@@ -1,10 +1,10 @@
 import { Clock } from "../core/clock.js";
-import { ClientTable } from "./client-table.js";
-import { LocalEngine } from "./local.js";
-import { MemoryKeys } from "./memory-keys.js";
-import { NoJournal } from "./no-journal.js";
-import { Trimmed, trimmedRoom } from "./trimmed.js";
-import { type Retention, Window } from "./window.js";
+import { ClientTable } from "./local/client-table.js";
+import { LocalEngine } from "./local/local-engine.js";
+import { MemoryKeys } from "./local/memory-keys.js";
+import { NoJournal } from "./local/no-journal.js";
+import { Trimmed, trimmedRoom } from "./local/trimmed.js";
+import { type Retention, Window } from "./local/window.js";
 
 /** Everything in this process, and gone with it: the reference of what an engine is. */
 export class MemoryEngine extends LocalEngine {

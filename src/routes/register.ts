@@ -1,5 +1,5 @@
 import type { FastifyInstance } from "fastify";
-import { type ClientRecord, topicsOf } from "../core/client.js";
+import { type ClientRecord, secretOf, topicsOf } from "../core/client.js";
 import { notFound } from "../core/clients.js";
 import { baseUrl, clientIdOf, type Context, noStore } from "./context.js";
 import { InvalidInput } from "./problems.js";
@@ -12,10 +12,11 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
 
   const describe = (http: string, record: ClientRecord): object => {
     const { id, userId, ttl, allow } = record;
+    const secret = secretOf(record);
     const left = startup.relay.clients.left(record) / 1000;
     return {
-      url: `${http.replace(/^http/, "ws")}/ws/${id}`,
-      stream_url: `${http}/stream/${id}`,
+      url: `${http.replace(/^http/, "ws")}/ws/${secret}`,
+      stream_url: `${http}/stream/${secret}`,
       id,
       user_id: userId,
       topics: topicsOf(record),

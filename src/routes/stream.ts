@@ -89,7 +89,8 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
   app.get<{ Params: { id: string }; Querystring: ConnectionQuery }>(
     "/stream/:id",
     { exposeHeadRoute: false, config: { access: { scope: "none" } } },
-    async (request, reply) => stream(request, reply, async () => clientIdOf(request.params.id) ?? ""),
+    async (request, reply) =>
+      stream(request, reply, () => startup.relay.clients.identify(clientIdOf(request.params.id) ?? "")),
   );
 
   app.get<{ Querystring: ConnectionQuery }>(

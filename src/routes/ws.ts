@@ -55,10 +55,9 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
     exposeHeadRoute: false,
     config: { webSocket: true, access: { scope: "none" } },
     preHandler: async (request) => {
-      const id = clientIdOf(request.params.id) ?? "";
       const { since } = connectionOptions(request);
       const { clients, connections } = startup.relay;
-      await clients.get(id);
+      const id = await clients.identify(clientIdOf(request.params.id) ?? "");
       if (!request.ws) return;
       limits.connection(id);
       arrivals.set(request.raw, { id, gap: (await connections.preview(id, since)).gap });

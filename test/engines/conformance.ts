@@ -5,7 +5,7 @@ import { compareIds, type EventId, formatId, ZERO } from "../../src/core/id.js";
 import { LIVE } from "../../src/core/moment.js";
 import { Log } from "../../src/core/log.js";
 import { Relay } from "../../src/core/relay.js";
-import type { Retention } from "../../src/core/window.js";
+import type { Retention } from "../../src/engines/local/window.js";
 import { open, turns } from "../support/sink.js";
 import { relaySettings } from "../support/settings.js";
 

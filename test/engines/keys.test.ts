@@ -7,7 +7,7 @@ import type { Counts, Engine, Once } from "../../src/core/engine.js";
 import type { EventId } from "../../src/core/id.js";
 import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
-import { packKey, unpackKey } from "../../src/engines/packed-key.js";
+import { packKey, unpackKey } from "../../src/engines/local/packed-key.js";
 import { temporaryDirectory } from "../support/directory.js";
 import { longestTurn } from "../support/turns.js";
 

@@ -5,7 +5,7 @@ import { Relay } from "../../src/core/relay.js";
 import type { Engine, EngineReading } from "../../src/core/engine.js";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
-import type { Query } from "../../src/core/window.js";
+import type { Query } from "../../src/engines/local/window.js";
 import { matchesTopic } from "../../src/core/topics.js";
 import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "../support/directory.js";

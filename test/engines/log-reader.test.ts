@@ -5,7 +5,7 @@ import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
-import type { Query, StoreReading } from "../../src/core/window.js";
+import type { Query, StoreReading } from "../../src/engines/local/window.js";
 import { openDirectory } from "../../src/engines/lmdb/directory.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { LogReader, type ReadBounds } from "../../src/engines/lmdb/log-reader.js";

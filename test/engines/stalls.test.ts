@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { EventDraft } from "../../src/core/event.js";
 import { Relay } from "../../src/core/relay.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
-import type { LocalEngine } from "../../src/engines/local.js";
+import type { LocalEngine } from "../../src/engines/local/local-engine.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { relaySettings } from "../support/settings.js";
 import { open } from "../support/sink.js";

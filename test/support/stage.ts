@@ -4,7 +4,7 @@ import type { OpenOptions } from "../../src/core/connections.js";
 import type { Engine } from "../../src/core/engine.js";
 import { type EventId, parseId } from "../../src/core/id.js";
 import { Relay } from "../../src/core/relay.js";
-import type { Retention } from "../../src/core/window.js";
+import type { Retention } from "../../src/engines/local/window.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "./directory.js";
 import { relaySettings } from "./settings.js";

@@ -52,7 +52,8 @@ export class Audiences {
 
   /** How an event's record names those that it matched: there may be a million. */
   *keep(changes: Changes, event: EventId, audiences: readonly Audience[]): Pieces<AudienceRef> {
-    const list = audiences.length === 1 ? (audiences[0] as Audience).clients : audiences.flatMap(({ clients }) => clients);
+    const list =
+      audiences.length === 1 ? (audiences[0] as Audience).clients : audiences.flatMap(({ clients }) => clients);
     if (list.length <= MAX_INLINE) return list.map(({ id }) => id);
     const name = audiences.map(({ id }) => id).join();
     const at = this.kept.get(name);

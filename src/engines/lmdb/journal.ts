@@ -4,9 +4,9 @@ import type { Audience, EngineReading, KeptClient, Query } from "../../core/engi
 import { type Event, type EventDraft, replacementKey } from "../../core/event.js";
 import { type EventId, laterOf } from "../../core/id.js";
 import { type Pieces, takeTurns } from "../../core/turns.js";
-import type { Journal, JournalReceipt } from "../journal.js";
-import { trimmedRoom } from "../trimmed.js";
-import type { Retention, Window } from "../window.js";
+import type { Journal, JournalReceipt } from "../local/journal.js";
+import { trimmedRoom } from "../local/trimmed.js";
+import type { Retention, Window } from "../local/window.js";
 import { Audiences } from "./audiences.js";
 import { Commits, type Report, unavailable } from "./commits.js";
 import type { Group } from "./group.js";

@@ -12,8 +12,8 @@ import {
   openPacked,
   packedKey,
   refuseFull,
-} from "../keys.js";
-import { packedLength } from "../packed-key.js";
+} from "../local/keys.js";
+import { packedLength } from "../local/packed-key.js";
 import type { Commits } from "./commits.js";
 import type { Group, NewKey } from "./group.js";
 import type { Changes, Tables } from "./tables.js";

@@ -3,7 +3,7 @@ import { isExpired, isFor, type Event, type EventHead, replacementKey } from "..
 import { compareIds, type EventId, laterOf } from "../../core/id.js";
 import { matcherOf } from "../../core/matcher.js";
 import type { Query } from "../../core/engine.js";
-import type { StoreReading } from "../window.js";
+import type { StoreReading } from "../local/window.js";
 import { Block } from "./block.js";
 import { idKey, readId } from "./bytes.js";
 import { firstPlaces, type Place, prefixesFor } from "./postings.js";

@@ -3,7 +3,7 @@ import { type EventId, laterOf, ZERO } from "../../core/id.js";
 import type { ClientId } from "../../core/client.js";
 import type { Loading } from "../../core/loading.js";
 import { Turns } from "../../core/turns.js";
-import { ClientTable } from "../client-table.js";
+import { ClientTable } from "../local/client-table.js";
 import { clientOf, ID_BYTES, readId } from "./bytes.js";
 import { withoutEvents } from "./earlier-rows.js";
 import { Lists } from "./lists.js";

@@ -1,7 +1,7 @@
 import { type EventHead, isExpired, replacementKey } from "../../core/event.js";
 import { compareIds, type EventId, formatId, laterOf } from "../../core/id.js";
 import type { Pieces } from "../../core/turns.js";
-import type { Retention } from "../window.js";
+import type { Retention } from "../local/window.js";
 import { Block } from "./block.js";
 import { endOf, idKey, readId } from "./bytes.js";
 import { AUDIENCE_LIFE } from "./audiences.js";

@@ -3,7 +3,7 @@ import type { Counts } from "../../core/engine.js";
 import type { EventId } from "../../core/id.js";
 import type { Loading } from "../../core/loading.js";
 import { inTurns, Turns } from "../../core/turns.js";
-import type { Journal } from "../journal.js";
+import type { Journal } from "../local/journal.js";
 import { decode } from "./records.js";
 import { Changes, countOf, piecesOf, type Tables } from "./tables.js";
 

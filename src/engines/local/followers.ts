@@ -1,8 +1,8 @@
-import { type ClientRecord, NOBODY } from "../core/client.js";
-import type { Answer, Entry, Follower, Question } from "../core/engine.js";
-import type { EventId } from "../core/id.js";
-import type { Loading } from "../core/loading.js";
-import { inTurns, Turns } from "../core/turns.js";
+import { type ClientRecord, NOBODY } from "../../core/client.js";
+import type { Answer, Entry, Follower, Question } from "../../core/engine.js";
+import type { EventId } from "../../core/id.js";
+import type { Loading } from "../../core/loading.js";
+import { inTurns, Turns } from "../../core/turns.js";
 import type { ClientTable } from "./client-table.js";
 
 /** Clients that are handed over at a time. */

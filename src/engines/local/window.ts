@@ -1,8 +1,8 @@
-import type { EngineReading, Query } from "../core/engine.js";
-import { type Event, type EventDraft, replacementKey, userKey } from "../core/event.js";
-import { compareIds, type EventId, ZERO } from "../core/id.js";
-import { matcherOf } from "../core/matcher.js";
-import { SegmentTrie } from "../core/trie.js";
+import type { EngineReading, Query } from "../../core/engine.js";
+import { type Event, type EventDraft, replacementKey, userKey } from "../../core/event.js";
+import { compareIds, type EventId, ZERO } from "../../core/id.js";
+import { matcherOf } from "../../core/matcher.js";
+import { SegmentTrie } from "../../core/trie.js";
 import { mergeRuns, Run, type Slot } from "./run.js";
 import type { Trimmed } from "./trimmed.js";
 

@@ -1,7 +1,7 @@
-import { type ClientId, type ClientRecord, type Secret, secretOf } from "../core/client.js";
-import { userKey } from "../core/event.js";
-import { MultiMap } from "../core/multimap.js";
-import { inTurns } from "../core/turns.js";
+import { type ClientId, type ClientRecord, type Secret, secretOf } from "../../core/client.js";
+import { userKey } from "../../core/event.js";
+import { MultiMap } from "../../core/multimap.js";
+import { inTurns } from "../../core/turns.js";
 
 /** Client records in memory, by id and by user. */
 export class ClientTable {

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { type Event, isFor, replacementKey } from "../../src/core/event.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
-import { type StoreReading, Window } from "../../src/core/window.js";
+import { type StoreReading, Window } from "../../src/engines/local/window.js";
 
 const BOUNDLESS = { age: Infinity, count: Infinity, bytes: Infinity };
 

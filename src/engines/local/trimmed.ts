@@ -1,7 +1,7 @@
-import { type Event, isExpired, userKey } from "../core/event.js";
-import { compareIds, type EventId, laterOf, ZERO } from "../core/id.js";
-import { type Matcher, matcherOf } from "../core/matcher.js";
-import type { Work } from "../core/patterns.js";
+import { type Event, isExpired, userKey } from "../../core/event.js";
+import { compareIds, type EventId, laterOf, ZERO } from "../../core/id.js";
+import { type Matcher, matcherOf } from "../../core/matcher.js";
+import type { Work } from "../../core/patterns.js";
 
 /** Bytes that an engine may spend on remembering trimmed events: a part of the retention's bytes, within bounds. */
 const ROOM = { part: 1 / 16, least: 16 * 1024, most: 16 * 1024 * 1024 };

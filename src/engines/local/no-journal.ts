@@ -1,5 +1,5 @@
-import type { Query } from "../core/engine.js";
-import type { EventId } from "../core/id.js";
+import type { Query } from "../../core/engine.js";
+import type { EventId } from "../../core/id.js";
 import type { Journal } from "./journal.js";
 import type { KeyStore } from "./keys.js";
 import type { Window } from "./window.js";

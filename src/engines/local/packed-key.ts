@@ -1,5 +1,5 @@
-import type { Counts } from "../core/engine.js";
-import type { EventId } from "../core/id.js";
+import type { Counts } from "../../core/engine.js";
+import type { EventId } from "../../core/id.js";
 
 // What stands under an idempotency key, in few bytes: a digest of the request, the ids of its events, and the reply. Ids of a
 // request are mostly consecutive and its replies mostly equal, so both are kept as runs. Numbers are varints: 7 bits in

@@ -1,6 +1,6 @@
-import { Deque } from "../core/deque.js";
-import type { Event } from "../core/event.js";
-import { compareIds, type EventId } from "../core/id.js";
+import { Deque } from "../../core/deque.js";
+import type { Event } from "../../core/event.js";
+import { compareIds, type EventId } from "../../core/id.js";
 
 /** One event's place in every run that it stands in. Emptied when the event is replaced. */
 export interface Slot {

@@ -1,5 +1,5 @@
-import { type ClientRecord, withProgress, withVersion } from "../core/client.js";
-import type { Clock } from "../core/clock.js";
+import { type ClientRecord, withProgress, withVersion } from "../../core/client.js";
+import type { Clock } from "../../core/clock.js";
 import {
   type AppendOptions,
   type Appended,
@@ -18,11 +18,11 @@ import {
   type Receipts,
   type Replies,
   type Who,
-} from "../core/engine.js";
-import { type EventDraft, publishedAt } from "../core/event.js";
-import { compareIds, type EventId, IdSource } from "../core/id.js";
-import { type Loading, UNOBSERVED } from "../core/loading.js";
-import { inTurns } from "../core/turns.js";
+} from "../../core/engine.js";
+import { type EventDraft, publishedAt } from "../../core/event.js";
+import { compareIds, type EventId, IdSource } from "../../core/id.js";
+import { type Loading, UNOBSERVED } from "../../core/loading.js";
+import { inTurns } from "../../core/turns.js";
 import type { ClientTable } from "./client-table.js";
 import { Followers } from "./followers.js";
 import type { Journal, Restored } from "./journal.js";

@@ -1,8 +1,8 @@
-import type { ClientId, ClientRecord } from "../core/client.js";
-import type { Clock } from "../core/clock.js";
-import type { Audience, EngineReading, KeptClient, KeptReceipt, Query } from "../core/engine.js";
-import type { Event, EventDraft } from "../core/event.js";
-import type { EventId } from "../core/id.js";
+import type { ClientId, ClientRecord } from "../../core/client.js";
+import type { Clock } from "../../core/clock.js";
+import type { Audience, EngineReading, KeptClient, KeptReceipt, Query } from "../../core/engine.js";
+import type { Event, EventDraft } from "../../core/event.js";
+import type { EventId } from "../../core/id.js";
 import type { ClientTable } from "./client-table.js";
 import type { KeyStore } from "./keys.js";
 

@@ -1,7 +1,7 @@
-import type { Clock } from "../core/clock.js";
-import { Deque } from "../core/deque.js";
-import type { Counts, Once } from "../core/engine.js";
-import type { EventId } from "../core/id.js";
+import type { Clock } from "../../core/clock.js";
+import { Deque } from "../../core/deque.js";
+import type { Counts, Once } from "../../core/engine.js";
+import type { EventId } from "../../core/id.js";
 import {
   bytesOf,
   KEY_ROOM,

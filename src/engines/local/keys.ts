@@ -1,7 +1,7 @@
 import { hash } from "node:crypto";
-import { type Counts, type Once, onceName } from "../core/engine.js";
-import { RelayError } from "../core/errors.js";
-import type { EventId } from "../core/id.js";
+import { type Counts, type Once, onceName } from "../../core/engine.js";
+import { RelayError } from "../../core/errors.js";
+import type { EventId } from "../../core/id.js";
 import { packKey, unpackKey } from "./packed-key.js";
 
 /**
