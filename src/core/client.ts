@@ -61,35 +61,36 @@ export function secretOf({ id, secret }: Pick<ClientRecord, "id" | "secret">): S
 
 /** The record as its entry made it, as far as it says `OWN`. */
 export function settled(record: ClientRecord): ClientRecord {
-  const { version, cursor, confirmed, subscriptions, narrowed } = record;
-  const isSettled =
-    !isOwn(cursor) &&
-    !isOwn(confirmed) &&
-    subscriptions.every(({ from, since }) => !isOwn(from) && !(since && isOwn(since))) &&
-    narrowed.every(({ after, through, at }) => !isOwn(after) && !isOwn(through) && !isOwn(at));
-  return isSettled ? record : withVersion(record, version);
+  const { cursor, confirmed, subscriptions, narrowed } = record;
+  const isSettled = ![cursor, confirmed].some(isOwn) && !subscriptions.some(hasOwn) && !narrowed.some(hasOwn);
+  return isSettled ? record : withVersion(record, record.version);
 }
 
 /** The record as the entry with this id made it. */
 export function withVersion(record: ClientRecord, id: EventId): ClientRecord {
-  const own = (each: EventId): EventId => (isOwn(each) ? id : each);
   const { cursor, confirmed, subscriptions, narrowed } = record;
   return {
     ...record,
     version: id,
-    cursor: own(cursor),
-    confirmed: own(confirmed),
-    subscriptions: subscriptions.map((entry) => {
-      const { from, since } = entry;
-      if (!isOwn(from) && !(since && isOwn(since))) return entry;
-      return { ...entry, from: own(from), ...(since && { since: own(since) }) };
-    }),
-    narrowed: narrowed.map((narrowing) => {
-      const { after, through, at } = narrowing;
-      if (!isOwn(after) && !isOwn(through) && !isOwn(at)) return narrowing;
-      return { ...narrowing, after: own(after), through: own(through), at: own(at) };
-    }),
+    cursor: isOwn(cursor) ? id : cursor,
+    confirmed: isOwn(confirmed) ? id : confirmed,
+    subscriptions: subscriptions.some(hasOwn) ? subscriptions.map((entry) => withId(entry, id)) : subscriptions,
+    narrowed: narrowed.some(hasOwn) ? narrowed.map((narrowing) => withId(narrowing, id)) : narrowed,
   };
+}
+
+/** Places in the log, of which the entry's own may be some. */
+const PLACES = ["from", "since", "after", "through", "at"] as const;
+type Places = Partial<Record<(typeof PLACES)[number], EventId>>;
+
+function hasOwn(places: Places): boolean {
+  return PLACES.some((name) => places[name] !== undefined && isOwn(places[name]));
+}
+
+function withId<T extends Places>(places: T, id: EventId): T {
+  const changed: { -readonly [Name in keyof Places]: Places[Name] } = {};
+  for (const name of PLACES) if (places[name] && isOwn(places[name])) changed[name] = id;
+  return { ...places, ...changed };
 }
 
 function isOwn({ ms, seq }: EventId): boolean {

@@ -14,11 +14,11 @@ import {
   withProgress,
   withVersion,
 } from "./client.js";
-import type { Answer, ClientDraft, Engine } from "./engine.js";
+import type { Answer, Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
-import { type EventId, OWN } from "./id.js";
+import { compareIds, type EventId, OWN } from "./id.js";
 import type { Log } from "./log.js";
 import { type Disconnect, EXPIRED, REMOVED, REVOKED } from "./notice.js";
 import { Numbers } from "./numbers.js";
@@ -42,9 +42,6 @@ const FEW = 1000;
 
 /** What a client becomes; undefined: it is removed. With `OWN` for the id of the change. */
 type Change = (record: ClientRecord) => ClientRecord | undefined;
-
-/** How a change is made: as in `AppendOptions` and `ClientDraft`. */
-type How = Pick<ClientDraft, "placed"> & { readonly safe?: boolean };
 
 /** The side of the relay that registers: clients come, change and go. Every change is an entry of the log. */
 export class Clients {
@@ -195,7 +192,7 @@ export class Clients {
           ? record
           : { ...placed, node, expiresAt: undefined };
       },
-      { safe: false, placed: true },
+      false,
     );
     if (!found) throw notFound();
   }
@@ -212,7 +209,7 @@ export class Clients {
           if (record.node !== reader.kept.node || reader.connection) return record;
           return ttl === 0 ? undefined : { ...record, expiresAt };
         },
-        { safe: false },
+        false,
       );
     } catch {
       // The engine can not take it now: `expire` comes back to it.
@@ -274,10 +271,10 @@ export class Clients {
     return { clients: registry.size, ofUser: user === undefined ? 0 : registry.countOf(user), anonymous: numbers.last };
   }
 
-  /** Changes a client that is not gone. @returns as `swap` */
-  private update(id: ClientId, change: Change, how?: How): Promise<ClientRecord | undefined> {
+  /** Changes a client that is not gone. @returns as `swap` @param safe as of `AppendOptions` */
+  private update(id: ClientId, change: Change, safe = true): Promise<ClientRecord | undefined> {
     this.registry.get(id)?.connection?.settle();
-    return this.swap(id, (record) => (this.isGone(record) ? record : change(record)), how);
+    return this.swap(id, (record) => (this.isGone(record) ? record : change(record)), safe);
   }
 
   /**
@@ -285,11 +282,7 @@ export class Clients {
    * changed it meanwhile. When `change` returns what it got, nothing is appended.
    * @returns the record as it is now; undefined when there is none
    */
-  private async swap(
-    id: ClientId,
-    change: Change,
-    { safe = true, placed }: How = {},
-  ): Promise<ClientRecord | undefined> {
+  private async swap(id: ClientId, change: Change, safe = true): Promise<ClientRecord | undefined> {
     let known = this.registry.get(id)?.record ?? (await this.look(id));
     while (known) {
       const record = change(known);
@@ -298,6 +291,7 @@ export class Clients {
         if (safe) await this.engine.find({ client: id });
         return known;
       }
+      const placed = record !== undefined && compareIds(record.cursor, known.cursor) < 0;
       const draft = { client: id, record, expect: known.version, placed };
       const { ids, conflict } = await this.engine.append(draft, { safe });
       if (!conflict) return record && withVersion(record, ids[0] as EventId);

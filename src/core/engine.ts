@@ -118,7 +118,7 @@ export interface ClientDraft {
   readonly record: ClientRecord | undefined;
   /** The version that this one replaces; absent: there is no such client. */
   readonly expect: EventId | "absent";
-  /** Where the client goes on was chosen: what its relay knows of its progress besides the record does not count. */
+  /** The client goes back: what its relay knows of its progress besides the record does not count any more. */
   readonly placed?: boolean | undefined;
 }
 
