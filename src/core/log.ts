@@ -60,7 +60,7 @@ export class Log {
   /** To be called with each event, in order. @param replaces the event whose place it takes */
   note(event: Event, replaces: EventId | undefined): void {
     if (isDroppable(event)) this.droppable = event.id;
-    if (replaces) this.tail.remove(replaces);
+    if (replaces) this.tail.replace(replaces);
     if (event.ttl !== 0) this.tail.append(event);
   }
 

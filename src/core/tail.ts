@@ -1,6 +1,6 @@
 import { Deque } from "./deque.js";
 import type { Query } from "./engine.js";
-import { type Event, userKey } from "./event.js";
+import { type Event, isFor, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import { matcherOf } from "./matcher.js";
 
@@ -14,21 +14,16 @@ const LOOK = 4;
 /** Users of one event from which on they are looked up, instead of compared. */
 const MANY_USERS = 16;
 
-interface Slot {
-  readonly id: EventId;
-  readonly characters: number;
-  /** Undefined once it was replaced. */
-  event: Event | undefined;
-  /** `userKey` of each user, when there are many. */
-  users?: ReadonlySet<string>;
-}
-
 /**
  * The newest events, in memory. A reader goes from reading to live within one step: it reads the tail up to the head, and no
  * event comes in between.
  */
 export class Tail {
-  private readonly slots = new Deque<Slot>();
+  private readonly events = new Deque<Event>();
+  /** Those that others have replaced. */
+  private readonly replaced = new WeakSet<Event>();
+  /** `userKey` of each user of those that have many. */
+  private readonly users = new WeakMap<Event, ReadonlySet<string>>();
   private characters = 0;
   private lowest: EventId;
 
@@ -43,21 +38,20 @@ export class Tail {
   }
 
   append(event: Event): void {
-    const characters = event.message.length;
-    this.slots.push({ id: event.id, characters, event });
-    this.characters += characters;
-    while (this.slots.length > MOST.events || this.characters > MOST.characters) this.dropOldest();
+    this.events.push(event);
+    this.characters += event.message.length;
+    while (this.events.length > MOST.events || this.characters > MOST.characters) this.dropOldest();
   }
 
   /** To be called when a later event has taken the place of this one. */
-  remove(id: EventId): void {
-    const slot = this.slots.at(this.indexAfter(id) - 1);
-    if (slot && compareIds(slot.id, id) === 0) slot.event = undefined;
+  replace(id: EventId): void {
+    const event = this.events.at(this.indexAfter(id) - 1);
+    if (event && compareIds(event.id, id) === 0) this.replaced.add(event);
   }
 
   /** Drops everything up to and with `id`. */
   dropThrough(id: EventId): void {
-    for (let oldest = this.slots.at(0); oldest && compareIds(oldest.id, id) <= 0; oldest = this.slots.at(0)) {
+    for (let oldest = this.events.at(0); oldest && compareIds(oldest.id, id) <= 0; oldest = this.events.at(0)) {
       this.dropOldest();
     }
     this.lowest = laterOf(this.lowest, id);
@@ -68,32 +62,33 @@ export class Tail {
     const events: Event[] = [];
     const matcher = matcherOf(topics);
     const work = { left: WORK };
-    const end = until ? this.indexAfter(until) : this.slots.length;
+    const end = until ? this.indexAfter(until) : this.events.length;
     for (let index = this.indexAfter(after); index < end; index++) {
-      const slot = this.slots.at(index) as Slot;
-      const { event, id } = slot;
+      const event = this.events.at(index) as Event;
       work.left -= LOOK;
-      if (event && matcher.matches(event.topic, work) && isFor(slot, event, user)) events.push(event);
-      if (events.length >= limit || work.left <= 0) return { events, through: id };
+      const isMatch = matcher.matches(event.topic, work) && this.isFor(event, user);
+      if (isMatch && !this.replaced.has(event)) events.push(event);
+      if (events.length >= limit || work.left <= 0) return { events, through: event.id };
     }
     return { events };
   }
 
+  private isFor(event: Event, user: string): boolean {
+    const { users } = event;
+    if (!users || users.length < MANY_USERS) return isFor(event, user);
+    let known = this.users.get(event);
+    if (!known) this.users.set(event, (known = new Set(users.map(userKey))));
+    return known.has(user);
+  }
+
   private indexAfter(id: EventId): number {
-    return this.slots.search((slot) => compareIds(slot.id, id) > 0);
+    return this.events.search((event) => compareIds(event.id, id) > 0);
   }
 
   private dropOldest(): void {
-    const oldest = this.slots.shift();
+    const oldest = this.events.shift();
     if (!oldest) return;
-    this.characters -= oldest.characters;
+    this.characters -= oldest.message.length;
     this.lowest = oldest.id;
   }
-}
-
-function isFor(slot: Slot, { users }: Event, user: string): boolean {
-  if (!users) return true;
-  if (users.length < MANY_USERS) return users.some((userId) => userKey(userId) === user);
-  slot.users ??= new Set(users.map(userKey));
-  return slot.users.has(user);
 }
