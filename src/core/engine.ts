@@ -25,7 +25,7 @@ export interface Engine {
    */
   now(): number;
   /**
-   * Joins a relay to the log. The follower is told of the log's bounds first, and then of every entry. It also gets the
+   * Joins a relay to the log. The follower is told of the log's bounds first, and then of every entry. It also inherits the
    * clients of relays that are gone: now, and whenever one goes.
    * @param loading told how far the handing over is
    * @returns how the relay leaves again; another relay then gets its clients
@@ -70,7 +70,10 @@ export interface Follower {
   follow(entry: Entry): void;
   /** The log has lost everything up to and with this id, except what `read` still returns. */
   trimmed(floor: EventId): void;
-  /** This relay holds these clients from now on: the one that held them is gone, and no entry says so. */
+  /**
+   * Another relay is gone, and no entry says so. Every relay is told; this one holds these of its clients from now on, or
+   * none of them. It may be called several times for one relay.
+   */
   inherit(clients: readonly ClientRecord[]): void;
   /** Answers another relay for the clients that this one holds. */
   answer(question: Question): Promise<Answer>;

@@ -175,9 +175,11 @@ export class Publisher {
       : delivery;
   }
 
-  /** Of an event that this relay has forgotten, or that was published before it started. */
+  /** Of an event that this relay has forgotten, that was published before it started, or that a relay followed that is gone. */
   private async keptReceipt(id: EventId): Promise<{ event: EventHead; deliveries: Delivery[] | undefined }> {
     const kept = await this.engine.receipts?.find(id);
+    const head = kept ? undefined : this.receipts.headOf(id);
+    if (head) return { event: head, deliveries: undefined };
     if (!kept) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
     const deliveries = this.receipts.keptDeliveries(kept, (client) => this.registry.get(client));
     return { event: kept.head, deliveries: ifKnown(deliveries) };

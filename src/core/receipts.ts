@@ -3,7 +3,7 @@ import { Deque } from "./deque.js";
 import { type ClientId, isOwed } from "./client.js";
 import type { Delivery, DeliveryState, KeptClient, KeptReceipt } from "./engine.js";
 import { type Event, type EventHead, expiryOf, headOf } from "./event.js";
-import { compareIds, earlierOf, type EventId } from "./id.js";
+import { compareIds, earlierOf, type EventId, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { type Drop, isDroppedAt } from "./moment.js";
 import { takenAt } from "./narrowing.js";
@@ -28,6 +28,8 @@ export interface Receipt {
 export class Receipts {
   private readonly receipts = new Deque<Receipt>();
   private size = 0;
+  /** Whom relays matched up to here that are gone, nobody knows any more. */
+  private partial: EventId = ZERO;
 
   constructor(private readonly log: Log) {}
 
@@ -40,12 +42,32 @@ export class Receipts {
     return receipt;
   }
 
+  /** To be called when another relay is gone. @param head the last id that it may have followed */
+  lose(head: EventId): void {
+    this.partial = head;
+  }
+
+  /** What this relay remembers of the event itself. */
+  headOf(id: EventId): EventHead | undefined {
+    return this.own(id)?.head;
+  }
+
+  /** Undefined: whom the event matched is not known, or not any more. */
   get(id: EventId): Receipt | undefined {
     return this.getAll([id])[0];
   }
 
   /** The receipts of several events, in the order of their ids. */
   getAll(ids: readonly EventId[]): (Receipt | undefined)[] {
+    const known = this.ownOf(ids);
+    return known.map((receipt) => (receipt && compareIds(receipt.head.id, this.partial) > 0 ? receipt : undefined));
+  }
+
+  private own(id: EventId): Receipt | undefined {
+    return this.ownOf([id])[0];
+  }
+
+  private ownOf(ids: readonly EventId[]): (Receipt | undefined)[] {
     const [first] = ids;
     if (!first) return [];
     let index = this.receipts.search(({ head }) => compareIds(head.id, first) >= 0);
@@ -58,7 +80,7 @@ export class Receipts {
 
   /** Notes that a later event has taken the place of another one. */
   replace(id: EventId, by: EventId): void {
-    const receipt = this.get(id);
+    const receipt = this.own(id);
     if (receipt) receipt.replacedBy = by;
   }
 
@@ -81,9 +103,9 @@ export class Receipts {
     return confirmed;
   }
 
-  /** Of an event that may be unknown. */
+  /** To this relay's clients; of an event that may be unknown. */
   deliveriesOf(id: EventId): Delivery[] {
-    const receipt = this.get(id);
+    const receipt = this.own(id);
     return receipt ? this.deliveries(receipt) : [];
   }
 

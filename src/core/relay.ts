@@ -112,6 +112,7 @@ export class Relay {
   }
 
   private inherit(clients: readonly ClientRecord[]): void {
+    this.receipts.lose(this.log.head);
     const before = this.inherited.length;
     for (const record of clients) if (this.clients.inherit(settled(record))) this.inherited.push(record.id);
     if (before === 0 && this.inherited.length > 0) setImmediate(() => void this.keepClocks());

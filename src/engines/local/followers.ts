@@ -35,8 +35,9 @@ export class Followers {
   delete(follower: Follower): Follower | undefined {
     this.followers.delete(follower);
     for (const [node, heir] of this.heirs) if (heir === follower) this.heirs.delete(node);
-    const [other] = this.followers;
-    return other;
+    for (const other of this.followers) other.inherit([]);
+    const [heir] = this.followers;
+    return heir;
   }
 
   hand(entry: Entry): void {
