@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { parseDuration, parseSize } from "./units.js";
 import { ALLOW_ALL, ALLOW_SUBSCRIBE, type Permissions } from "./core/permissions.js";
-import { subscriptionFault } from "./core/topics.js";
+import { subscriptionFault } from "./protocol.js";
 import { isLoopback } from "./trust/hosts.js";
 import { type ApiKey, KeyFault, parseKey } from "./trust/keys.js";
 import { JWKS_ALGORITHMS, secretKey } from "./trust/tokens.js";

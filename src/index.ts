@@ -7,3 +7,4 @@ export type { ClientId, ClientRecord, Progress } from "./core/client.js";
 export type { Event, EventDraft, EventHead, UserId } from "./core/event.js";
 export type { EventId } from "./core/id.js";
 export type { Loading } from "./core/loading.js";
+export type * from "./protocol.js";

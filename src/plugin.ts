@@ -11,6 +11,7 @@ import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
 import { Metrics } from "./metrics.js";
+import { CLOSE } from "./protocol.js";
 import { consoleRoutes } from "./routes/console.js";
 import { type Context, shortId } from "./routes/context.js";
 import { healthRoutes } from "./routes/health.js";
@@ -53,9 +54,6 @@ const LOBBY_LINES = { burst: 100, perSecond: 10 };
 
 /** Log lines for contested clients, all together. */
 const CONTEST_LINES = { burst: 10, perSecond: 1 / 6 };
-
-/** Milliseconds for the other end to answer a close frame. */
-const CLOSE_TIMEOUT = 3000;
 
 /**
  * The relay as a Fastify plugin: `app.register(topicRelay, options)`, under a `prefix` if you like.
@@ -181,7 +179,7 @@ async function registerWebSockets(app: FastifyInstance, startup: Startup, settin
     maxPayload: settings.maxMessage + FRAME_ROOM,
     maxFragments: MAX_FRAGMENTS,
     maxBufferedChunks: MAX_CHUNKS,
-    closeTimeout: CLOSE_TIMEOUT,
+    closeTimeout: CLOSE.going_away.closeWithin,
     perMessageDeflate: false,
     clientTracking: true,
     handleProtocols: (offered: Set<string>) => chooseSubprotocol(offered)?.name ?? false,
@@ -212,10 +210,11 @@ async function registerWebSockets(app: FastifyInstance, startup: Startup, settin
 async function closeSockets({ websocketServer }: FastifyInstance): Promise<void> {
   const { clients } = websocketServer;
   const closed = [...clients].map((socket) => new Promise<void>((resolve) => socket.once("close", () => resolve())));
-  for (const socket of clients) if (socket.readyState === socket.OPEN) socket.close(1001, "going away");
+  const { code, text, closeWithin } = CLOSE.going_away;
+  for (const socket of clients) if (socket.readyState === socket.OPEN) socket.close(code, text);
   const timer = setTimeout(() => {
     for (const socket of clients) socket.terminate();
-  }, CLOSE_TIMEOUT);
+  }, closeWithin);
   await Promise.all(closed);
   clearTimeout(timer);
 }

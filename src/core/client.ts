@@ -97,7 +97,7 @@ function isOwn({ ms, seq }: EventId): boolean {
   return ms === OWN.ms && seq === OWN.seq;
 }
 
-export const MAX_TOPICS = 1000;
+const MAX_TOPICS = 1000;
 
 /** Segments of all patterns of a client: what matches them takes up to 170 bytes of memory for each. */
 const MAX_SEGMENTS = 10_000;

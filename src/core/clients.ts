@@ -20,7 +20,7 @@ import { type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
 import { compareIds, type EventId, OWN } from "./id.js";
 import type { Log } from "./log.js";
-import { type Disconnect, EXPIRED, REMOVED, REVOKED } from "./notice.js";
+import type { Disconnect } from "./notice.js";
 import { Numbers } from "./numbers.js";
 import type { Others } from "./others.js";
 import { Owed } from "./owed.js";
@@ -237,8 +237,8 @@ export class Clients {
 
   /** Why a client is gone, as its connections are told. */
   whyGone(record: ClientRecord): Disconnect {
-    if (this.isRevoked(record)) return REVOKED;
-    return record.until !== undefined && record.until <= Date.now() ? EXPIRED : REMOVED;
+    if (this.isRevoked(record)) return { reason: "revoked" };
+    return { reason: record.until !== undefined && record.until <= Date.now() ? "expired" : "removed" };
   }
 
   /** Removes a client whose time is up. */

@@ -7,7 +7,7 @@ import type { LimitName } from "./errors.js";
 import { compareIds, formatId, type EventId, laterOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { LIVE } from "./moment.js";
-import { type Disconnect, FAILED, GAP, type Notice, REPLAYED } from "./notice.js";
+import type { Disconnect, Notice } from "./notice.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
 import type { Sent } from "./sent.js";
@@ -41,8 +41,6 @@ const BATCH = 256;
 export class Connection implements ReaderConnection {
   /** Bytes that the sink had taken at the last beat. */
   private taken = 0;
-  /** The code that it was closed with from here. */
-  private closedWith: number | undefined;
   /** What comes up to here it has had before, or was never owed. */
   private readonly replayUntil: EventId;
   private replayed = 0;
@@ -171,17 +169,13 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.notify({ event: "disconnected", ...disconnect });
     this.outbox.flush();
-    this.closedWith = disconnect.code;
     this.end();
     this.sink.close(disconnect);
   }
 
-  /**
-   * To be called when the other end has closed. When it answers with the code that it was closed with, it has received
-   * all that went before that.
-   */
-  closedBy(code: number | undefined): void {
-    if (code === this.closedWith && code !== undefined && !this.manual) this.confirm(this.position);
+  /** To be called when the other end has answered that the relay closed: it has received all that went before that. */
+  closingAnswered(): void {
+    if (!this.manual) this.confirm(this.position);
   }
 
   /** To be called when the sink is gone. Leaves the client's cursor where it may go on. */
@@ -234,7 +228,7 @@ export class Connection implements ReaderConnection {
 
   private run(): void {
     // The engine could not read: the client comes back, and goes on where it was.
-    this.catchUp().catch(() => this.close(FAILED));
+    this.catchUp().catch(() => this.close({ reason: "failed" }));
   }
 
   private async catchUp(): Promise<void> {
@@ -302,7 +296,7 @@ export class Connection implements ReaderConnection {
     const isNews = gap && !(lost && this.told && compareIds(lost, this.told) <= 0);
     if (isNews && !this.notify({ event: "gap", cursor: formatId(position) })) {
       // The format has no words for it. As the cursor stays before the gap, the next connection says it.
-      this.close(GAP);
+      this.close({ reason: "gap" });
       return false;
     }
     this.unconfirmed.skip(this.position, position);
@@ -314,7 +308,7 @@ export class Connection implements ReaderConnection {
   /** What is left of the replay is for the next connection: so one client does not keep the relay reading for ever. */
   private endReplay(): void {
     this.shared.limited("replay_events");
-    this.close(REPLAYED);
+    this.close({ reason: "replayed" });
   }
 
   private async drain(): Promise<void> {

@@ -7,7 +7,7 @@ import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Log, Reach, Since } from "./log.js";
-import { type Disconnect, REPLACED, SILENT } from "./notice.js";
+import type { Disconnect } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
@@ -108,7 +108,7 @@ export class Connections {
       options.waiting?.(false);
     }
     // Those that still wait are older than this one.
-    else this.replacements.refuse(id, REPLACED);
+    else this.replacements.refuse(id, { reason: "replaced" });
     // Open the connections of one client one after the other, so that each closes the one before it.
     const before = this.opening.get(id);
     const connection = (async () => {
@@ -138,7 +138,7 @@ export class Connections {
       if (!sink.open) return undefined;
       this.replacements.note(id, replaced.userId);
     }
-    if (replaced) this.registry.release(replaced, REPLACED);
+    if (replaced) this.registry.release(replaced, { reason: "replaced" });
     const { position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
     if (!reader) throw notFound();
@@ -149,7 +149,7 @@ export class Connections {
     this.registry.attach(reader, connection);
     this.shared.beats.add(connection, this.settings.pingInterval);
     connection.start(isSaid, reader.topics);
-    if (this.stopped) connection.close(restarting(0));
+    if (this.stopped) connection.close({ reason: "restarting", retryAfter: 0 });
     // An older connection may have ended meanwhile, and have started the clock.
     if (reader.record.expiresAt !== undefined) await this.clients.claim(id, ({ cursor }) => cursor);
     return connection;
@@ -157,13 +157,13 @@ export class Connections {
 
   /**
    * To be called when a connection's transport is gone: the client's clock starts.
-   * @param code with which the other end closed it, if it did
+   * @param answered the other end has answered that the relay closed it
    */
-  async closed(connection: Connection, code?: number): Promise<void> {
+  async closed(connection: Connection, answered = false): Promise<void> {
     connection.end();
     const { reader } = connection;
     if (reader.connection !== connection) return;
-    connection.closedBy(code);
+    if (answered) connection.closingAnswered();
     this.registry.detach(reader);
     // The client does not lose its connection when another one waits for it.
     if (this.replacements.letIn(reader.id)) return;
@@ -188,7 +188,7 @@ export class Connections {
     const readers = [...this.registry.connected()];
     for (const { connection } of readers) if (connection instanceof Connection) this.cursors.noteQuiet(connection);
     const spread = 1000 * Math.max(1, readers.length / RECONNECTS_PER_SECOND);
-    const disconnect = (): Disconnect => restarting(Math.round(Math.random() * spread));
+    const disconnect = (): Disconnect => ({ reason: "restarting", retryAfter: Math.round(Math.random() * spread) });
     for (const reader of readers) {
       reader.connection?.close(disconnect());
       // The client may confirm what was on its way when it comes back.
@@ -248,12 +248,6 @@ export class Connections {
     this.cursors.noteQuiet(connection);
     const { pingInterval } = this.settings;
     if (connection.beat(pingInterval)) this.shared.beats.add(connection, pingInterval);
-    else connection.close(SILENT);
+    else connection.close({ reason: "silent" });
   }
-}
-
-/** @param retry milliseconds */
-function restarting(retry: number): Disconnect {
-  const reason = `restarting, retry after ${retry} ms`;
-  return { code: 1012, reason, reconnect: true, retry_after_ms: retry };
 }

@@ -8,10 +8,6 @@ export function anonymous(number: number): UserId {
   return `$${number}`;
 }
 
-export function isAnonymous(userId: UserId): boolean {
-  return numberOf(userId) !== undefined;
-}
-
 /** The number of an anonymous user; undefined: the user is none. */
 export function numberOf(userId: UserId): number | undefined {
   if (typeof userId !== "string" || !userId.startsWith("$")) return undefined;

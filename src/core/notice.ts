@@ -14,44 +14,39 @@ export type Notice =
   | { readonly event: "gap"; readonly cursor: string }
   | ({ readonly event: "disconnected" } & Disconnect);
 
-/** Why the relay ends a connection. `code` is a WebSocket close code. */
+/** Why the relay ends a connection. Transports and formats know how each reason is said. */
+type Reason =
+  // The client is unknown, removed or forgotten.
+  | "removed"
+  // The client's token has expired.
+  | "expired"
+  // The client's API key was removed.
+  | "revoked"
+  // A newer connection of the client took over.
+  | "replaced"
+  // The other end left a ping unanswered.
+  | "silent"
+  // The connection was sent as many earlier events as one connection may get.
+  | "replayed"
+  // Events were lost, and the format has no words for it.
+  | "gap"
+  // The relay could not go on.
+  | "failed"
+  // The relay shuts down.
+  | "restarting"
+  // The client sent too many bad frames.
+  | "flooded"
+  // The client sent too much while another connection has its place.
+  | "hasty"
+  // The client may not connect.
+  | "bad_request"
+  | "unauthorized"
+  | "forbidden";
+
 export interface Disconnect {
-  readonly code: number;
-  readonly reason: string;
-  /** Whether the same URL is worth trying again. */
-  readonly reconnect: boolean;
-  /** When: milliseconds from now. */
-  readonly retry_after_ms?: number;
+  readonly reason: Reason;
+  /** Milliseconds until the client is to come back; absent: as is usual for the reason. */
+  readonly retryAfter?: number;
+  /** What exactly was wrong, for people; absent: no more than the reason says. */
+  readonly detail?: string;
 }
-
-/** Milliseconds for the other end to take what was sent before, and to close; then the connection is cut. */
-export function closeWithin(code: number): number {
-  // A client that may not connect (4400 to 4404) has nothing more to receive.
-  return code >= 4400 && code <= REMOVED.code ? 500 : 3000;
-}
-
-export const REMOVED: Disconnect = { code: 4404, reason: "client removed or expired", reconnect: false };
-
-export const EXPIRED: Disconnect = { code: 4401, reason: "the token has expired", reconnect: false };
-
-export const REVOKED: Disconnect = { code: 4401, reason: "the key was removed", reconnect: false };
-
-export const REPLACED: Disconnect = { code: 4409, reason: "replaced by a newer connection", reconnect: false };
-
-export const SILENT: Disconnect = { code: 4408, reason: "no pong", reconnect: true, retry_after_ms: 0 };
-
-export const REPLAYED: Disconnect = {
-  code: 4429,
-  reason: "a long replay: come back to go on",
-  reconnect: true,
-  retry_after_ms: 1000,
-};
-
-export const GAP: Disconnect = {
-  code: 1013,
-  reason: "events were lost: the log no longer has them",
-  reconnect: true,
-  retry_after_ms: 0,
-};
-
-export const FAILED: Disconnect = { code: 1013, reason: "try again later", reconnect: true, retry_after_ms: 1000 };

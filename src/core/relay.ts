@@ -7,7 +7,7 @@ import { type ClientId, type ClientRecord, settled } from "./client.js";
 import { compareIds, type EventId } from "./id.js";
 import type { Loading } from "./loading.js";
 import { Log } from "./log.js";
-import { REPLACED } from "./notice.js";
+import type { Disconnect } from "./notice.js";
 import { Others } from "./others.js";
 import { Flusher } from "./outbox.js";
 import { Publisher, type PublisherSettings } from "./publisher.js";
@@ -127,7 +127,7 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
-    const why = removed ? this.clients.whyGone(reader.record) : REPLACED;
+    const why: Disconnect = removed ? this.clients.whyGone(reader.record) : { reason: "replaced" };
     this.registry.release(reader, why);
     this.connections.refuse(client, why);
     this.registry.drop(reader);

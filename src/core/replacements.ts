@@ -2,7 +2,7 @@ import type { ClientId } from "./client.js";
 import type { Encoder } from "./encoder.js";
 import type { UserId } from "./event.js";
 import type { LimitName } from "./errors.js";
-import { type Disconnect, REPLACED } from "./notice.js";
+import type { Disconnect } from "./notice.js";
 import type { Sink } from "./outbox.js";
 import { refuse } from "./refuse.js";
 import { Wheel } from "./wheel.js";
@@ -112,7 +112,7 @@ export class Replacements {
   letIn(id: ClientId): boolean {
     const newcomers = this.takeNewcomers(id);
     const newest = newcomers.findLast(({ sink }) => sink.open);
-    for (const newcomer of newcomers) if (newcomer !== newest) turnAway(newcomer, REPLACED);
+    for (const newcomer of newcomers) if (newcomer !== newest) turnAway(newcomer, { reason: "replaced" });
     newest?.decide(true);
     return newest !== undefined;
   }

@@ -3,8 +3,6 @@
  * segment, a last segment `>` for one or more. Wildcards do not reach into the reserved topics (`$…`).
  */
 
-export const MAX_TOPIC_LENGTH = 255;
-
 /** A segment of a pattern that stands for any one segment. */
 export const WILDCARD = "*";
 
@@ -36,33 +34,6 @@ export function isPattern(subscription: string): boolean {
 /** What all topics begin with that a pattern matches. */
 export function frontOf(pattern: string): string {
   return pattern.slice(0, pattern.search(FIRST_WILDCARD));
-}
-
-/** What is wrong with `topic` as the topic of an event, or undefined. */
-export function topicFault(topic: string): string | undefined {
-  const fault = nameFault(topic);
-  if (fault) return fault;
-  // Most topics have neither character, which is found out faster.
-  if (!/[*>]/.test(topic)) return undefined;
-  const wild = topic.split(".").some((segment) => segment === WILDCARD || segment === REST);
-  return wild ? "is a pattern: patterns are for subscribing only" : undefined;
-}
-
-/** What is wrong with `subscription`, or undefined. */
-export function subscriptionFault(subscription: string): string | undefined {
-  const fault = nameFault(subscription);
-  if (fault) return fault;
-  if (subscription.split(".").slice(0, -1).includes(REST)) return "has `>` before its last segment";
-  return undefined;
-}
-
-function nameFault(name: string): string | undefined {
-  if (name.length === 0) return "is empty";
-  if (name.length > MAX_TOPIC_LENGTH) return `is longer than ${MAX_TOPIC_LENGTH} characters`;
-  if (/\p{Cc}/u.test(name)) return "has a control character";
-  if (!name.isWellFormed()) return "is not well-formed Unicode";
-  if (isReserved(name)) return "is reserved: it starts with `$`";
-  return undefined;
 }
 
 /** Whether the subscription matches the topic; linear in their length. */

@@ -1,6 +1,6 @@
 import type { Event, UserId } from "../core/event.js";
 import { formatId } from "../core/id.js";
-import type { NotificationFrame } from "../protocol.js";
+import { disconnected, type NotificationFrame } from "../protocol.js";
 import { type Format, timeOf } from "./format.js";
 
 /** The relay's own envelope, with notifications. */
@@ -9,7 +9,10 @@ export const json: Format = {
   personal: true,
   event: text,
   line: text,
-  notice: (notice) => JSON.stringify({ type: "notification", data: notice } satisfies NotificationFrame),
+  notice: (notice) => {
+    const data = notice.event === "disconnected" ? disconnected(notice) : notice;
+    return JSON.stringify({ type: "notification", data } satisfies NotificationFrame);
+  },
 };
 
 function text(event: Event, userId: UserId): string {

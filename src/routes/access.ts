@@ -2,9 +2,10 @@ import type { FastifyRequest } from "fastify";
 import { type ApiKey, type ApiKeys, type Scope } from "../trust/keys.js";
 import { KeysUnavailable, TokenExpired, TokenFault, type TokenVerifier } from "../trust/tokens.js";
 import { RelayError } from "../core/errors.js";
+import { type Claims, claims, type UserId } from "../protocol.js";
 import type { Attempts } from "./attempts.js";
 import { HttpError, InvalidInput, isAnyPath } from "./problems.js";
-import { check, type TokenClaims, tokenClaims } from "./schemas.js";
+import { check } from "./schemas.js";
 
 /** What a route asks of its callers; in the config of each. Where it says nothing, it is for `admin`. */
 export interface Access {
@@ -21,6 +22,13 @@ declare module "fastify" {
   interface FastifyContextConfig {
     access?: Access;
   }
+}
+
+/** The client that a token speaks of. */
+interface TokenClaims extends Pick<Claims, "topics" | "allow"> {
+  readonly userId: UserId;
+  /** Unix milliseconds; absent: the token does not expire. */
+  readonly until: number | undefined;
 }
 
 /** Those whose key or token was found good. */
@@ -156,8 +164,9 @@ async function checkToken(
 
 async function claimsOf(jwt: string, verify: TokenVerifier | undefined): Promise<TokenClaims> {
   if (!verify) throw new TokenFault("this relay knows no tokens: see --jwt-secret and --jwks-url");
-  const claims = check(tokenClaims, await verify(jwt));
+  const { sub: userId, exp, topics, allow } = check(claims, await verify(jwt));
+  const until = exp === undefined ? undefined : exp * 1000;
   // To the library, a second that has begun is not over.
-  if (claims.until !== undefined && claims.until <= Date.now()) throw new TokenExpired("the token has expired");
-  return claims;
+  if (until !== undefined && until <= Date.now()) throw new TokenExpired("the token has expired");
+  return { userId, until, topics, allow };
 }

@@ -1,28 +1,11 @@
 import type { IncomingHttpHeaders } from "node:http";
-import { z } from "zod";
 import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
+import { cloudEvent } from "../protocol.js";
 import { decodeText, parseJson } from "./json.js";
 import { InvalidInput } from "./problems.js";
 import { check, draftOf } from "./schemas.js";
 import { memberSource } from "./source.js";
-
-/** CloudEvents 1.0 (section 3.1): attribute names are lower-case letters and digits; values here are simple. */
-const attributeValue = z.union([z.string(), z.boolean(), z.number()]);
-
-const cloudEvent = z
-  .object({
-    specversion: z.literal("1.0"),
-    id: z.string().min(1),
-    source: z.string().min(1),
-    type: z.string().min(1),
-    subject: z.string("is required: it is the topic"),
-    time: z.iso.datetime({ offset: true }).optional(),
-    datacontenttype: z.string().min(1).optional(),
-    dataschema: z.string().min(1).optional(),
-    data: z.unknown().optional(),
-  })
-  .catchall(attributeValue);
 
 /**
  * An event from a structured CloudEvent (JSON event format).

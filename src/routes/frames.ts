@@ -1,4 +1,3 @@
-import { z } from "zod";
 import { ownTopics, type TopicsChange } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
@@ -10,27 +9,27 @@ import type { Relay } from "../core/relay.js";
 import { BROADCAST } from "../core/topics.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import type { Metrics } from "../metrics.js";
-import type { ErrorFrame, ResponseFrame } from "../protocol.js";
+import {
+  ACTIONS,
+  type ActionData,
+  chat,
+  type ErrorFrame,
+  join,
+  leave,
+  type Receipt,
+  request,
+  requestId,
+  type ResponseFrame,
+  subscriptionList,
+} from "../protocol.js";
 import type { Context } from "./context.js";
 import { parseJson } from "./json.js";
 import type { CallerLimits } from "./limits.js";
 import { InvalidInput } from "./problems.js";
-import { bounded, check, draftOf, room, subscriptionList, textOf } from "./schemas.js";
+import { bounded, check, draftOf, textOf } from "./schemas.js";
 import { memberSource } from "./source.js";
 
-const requestId = z.union([z.string().max(255), z.number()], { error: "must be a string or a number" });
-const request = z.strictObject({
-  id: requestId,
-  type: z.literal("request"),
-  action: z.string(),
-  payload: z.unknown().optional(),
-});
-const join = z.strictObject({ type: z.literal("join"), room });
-const leave = z.strictObject({ type: z.literal("leave"), room });
-const chat = z.strictObject({ type: z.literal("chat"), content: z.string() });
-const withMessage = z.strictObject({ message: z.unknown().refine((value) => value !== undefined, "is required") });
-const nothing = z.strictObject({}).optional();
-const ack = z.strictObject({ id: z.string() });
+const ACTION_NAMES = Object.keys(ACTIONS);
 
 /** What a client says over its WebSocket, and what the relay does about it (product section 4). */
 export class Frames {
@@ -81,7 +80,7 @@ export class Frames {
   acknowledge(text: string): void {
     try {
       const { action, payload } = check(request, parseJson(text));
-      if (action === "ack") this.ack(check(ack, payload, "payload").id);
+      if (action === "ack") this.ack(check(ACTIONS.ack.payload, payload, "payload").id);
     } catch (error) {
       if (!(error instanceof RelayError)) throw error;
     }
@@ -141,17 +140,17 @@ export class Frames {
   }
 
   /** @param source finds the payload's message as it was written */
-  private async act(action: string, payload: unknown, source: () => string | undefined): Promise<unknown> {
+  private async act(action: string, payload: unknown, source: () => string | undefined): Promise<ActionData> {
     switch (action) {
       case "echo":
-        return { echo: check(withMessage, payload, "payload").message };
+        return { echo: check(ACTIONS.echo.payload, payload, "payload").message };
       case "broadcast":
-        return this.broadcast(textOf(check(withMessage, payload, "payload").message, source));
+        return this.broadcast(textOf(check(ACTIONS.broadcast.payload, payload, "payload").message, source));
       case "get_connections":
-        check(nothing, payload, "payload");
+        check(ACTIONS.get_connections.payload, payload, "payload");
         return { connections: await this.relay.countConnections() };
       case "topics":
-        check(nothing, payload, "payload");
+        check(ACTIONS.topics.payload, payload, "payload");
         return { topics: this.connection.reader.topics };
       case "subscribe":
         return { topics: await this.changed({ add: check(subscriptionList, payload, "payload").topics }) };
@@ -160,18 +159,15 @@ export class Frames {
       case "publish":
         return this.publish(draftOf(payload, source, this.maxMessage, "payload"));
       case "ack":
-        return this.ack(check(ack, payload, "payload").id);
+        return this.ack(check(ACTIONS.ack.payload, payload, "payload").id);
       default:
         throw new InvalidInput([
-          {
-            path: "action",
-            message: "must be echo, broadcast, get_connections, subscribe, unsubscribe, topics, publish or ack",
-          },
+          { path: "action", message: `must be ${ACTION_NAMES.slice(0, -1).join(", ")} or ${ACTION_NAMES.at(-1)}` },
         ]);
     }
   }
 
-  private ack(text: string): { id: string } {
+  private ack(text: string): ActionData<"ack"> {
     const id = parseId(text);
     if (!id) throw new InvalidInput([{ path: "payload.id", message: "must be an event id" }]);
     if (this.connection.ack(id)) return { id: text };
@@ -196,12 +192,12 @@ export class Frames {
     await this.publish(...rooms.map((topic) => ({ topic, message })));
   }
 
-  private async broadcast(message: string): Promise<unknown> {
+  private async broadcast(message: string): Promise<Receipt> {
     return this.publish({ topic: BROADCAST, message: bounded(message, this.maxMessage) });
   }
 
   /** @returns the receipt of the first */
-  private async publish(...drafts: EventDraft[]): Promise<unknown> {
+  private async publish(...drafts: EventDraft[]): Promise<Receipt> {
     const permissions = this.relay.clients.permissionsOf(this.connection.reader.record);
     checkAllowed(
       permissions,
@@ -210,6 +206,6 @@ export class Frames {
     );
     if (drafts.length > 1) this.limits.frames(this.connection.reader.id, drafts.length - 1);
     const [receipt] = await this.relay.publisher.publish(drafts);
-    return receipt;
+    return receipt as Receipt;
   }
 }

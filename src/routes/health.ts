@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import { RelayError } from "../core/errors.js";
 import { within } from "../core/within.js";
 import { Metrics } from "../metrics.js";
+import type { Health, Readiness } from "../protocol.js";
 import type { Startup } from "../startup.js";
 import { type Context, noStore } from "./context.js";
 
@@ -35,7 +36,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, startup }: Context
 
   app.get("/health", { config: open }, async (_request, reply) => {
     noStore(reply);
-    return { status: "ok" };
+    return { status: "ok" } satisfies Health;
   });
 
   const engine = new EngineCheck(startup);
@@ -44,7 +45,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, startup }: Context
     const { refusal } = startup;
     if (refusal) throw refusal;
     await engine.check();
-    return { status: "ready" };
+    return { status: "ready" } satisfies Readiness;
   });
 
   app.get("/metrics", { config: { access: { scope: "admin" } } }, async (_request, reply) => {

@@ -1,7 +1,7 @@
 import { STATUS_CODES } from "node:http";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
 import { type ErrorCode, type LimitName, RelayError } from "../core/errors.js";
-import type { FieldError, Problem } from "../protocol.js";
+import type { FieldError, Problem, ProblemCode } from "../protocol.js";
 
 const STATUS: Record<ErrorCode, number> = {
   bad_request: 400,
@@ -14,7 +14,7 @@ const STATUS: Record<ErrorCode, number> = {
 };
 
 /** Codes for what HTTP itself or the server finds wrong. */
-const CODES: Record<number, string> = {
+const CODES: Record<number, ProblemCode> = {
   400: "bad_request",
   401: "unauthorized",
   403: "forbidden",
@@ -63,7 +63,7 @@ export class HttpError extends Error {
   }
 }
 
-export function problem(status: number, detail: string, code: string): Problem {
+export function problem(status: number, detail: string, code: ProblemCode): Problem {
   return { type: "about:blank", title: STATUS_CODES[status] ?? "Error", status, detail, code };
 }
 

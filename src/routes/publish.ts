@@ -5,9 +5,8 @@ import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { formatId, parseId } from "../core/id.js";
 import type { PublishOptions } from "../core/publisher.js";
-import type { PublishReply } from "../core/replies.js";
 import { inTurns } from "../core/turns.js";
-import type { Problem } from "../protocol.js";
+import { type EventRecord, MAX_KEY, type Problem, type Receipt, type Receipts } from "../protocol.js";
 import { keyOf } from "./access.js";
 import { type Context, noStore, shortId } from "./context.js";
 import { checkEncoding } from "./json.js";
@@ -29,8 +28,6 @@ const MAX_USERS_IN_ALL = 20_000;
 /** Seconds (product section 3). */
 const MAX_WAIT = 30;
 
-const MAX_IDEMPOTENCY_KEY = 255;
-
 /** `/publish` and `/events`: events come in, and publishers learn what became of them. */
 export function publishRoutes(app: FastifyInstance, { startup, settings, limits, metrics }: Context): void {
   const { maxMessage } = settings;
@@ -47,7 +44,7 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
       const drafts = [readOne(request, body.draft)];
       limits.publish(request, costOf(drafts));
       const [receipt] = await publish(drafts, options);
-      return receipt;
+      return receipt satisfies Receipt | undefined;
     }
     const batch = await readBatch(body);
     limits.publish(request, costOf(batch.drafts) + batch.outcomes.length - batch.drafts.length);
@@ -71,18 +68,18 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
       ttl,
       key: replacementKey,
     };
-    if (!deliveries) return head;
-    const counts: Record<string, number> = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
-    for (const { state } of deliveries) counts[state] = (counts[state] ?? 0) + 1;
+    if (!deliveries) return head satisfies EventRecord;
+    const counts = { sent: 0, confirmed: 0, waiting: 0, expired: 0 };
     // Whoever has a client's id can connect as that client: only those who may register learn it whole.
     const key = keyOf(request);
     const idOf = key && !key.scopes.has("register") ? shortId : (id: string): string => id;
-    return {
-      ...head,
-      matched: deliveries.length,
-      ...counts,
-      clients: deliveries.map(({ client, userId, state }) => ({ id: idOf(client), user_id: userId, state })),
-    };
+    const clients = deliveries.map(({ client, userId, state }) => {
+      // Where one state is not known, there are no deliveries.
+      const known = state as keyof typeof counts;
+      counts[known]++;
+      return { id: idOf(client), user_id: userId, state: known };
+    });
+    return { ...head, matched: deliveries.length, ...counts, clients } satisfies EventRecord;
   });
 
   async function publish(drafts: readonly EventDraft[], { name, wait, signal }: Asked) {
@@ -119,9 +116,9 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
     return { drafts, outcomes };
   }
 
-  async function publishBatch({ drafts, outcomes }: Batch, options: Asked): Promise<(PublishReply | Problem)[]> {
+  async function publishBatch({ drafts, outcomes }: Batch, options: Asked): Promise<Receipts> {
     const receipts = drafts.length > 0 ? await publish(drafts, options) : [];
-    return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as PublishReply) : outcome));
+    return outcomes.map((outcome) => (typeof outcome === "number" ? (receipts[outcome] as Receipt) : outcome));
   }
 }
 
@@ -132,7 +129,7 @@ interface Batch {
 }
 
 /** A reply as a line of JSON: what most of them are is put together by hand, as there may be thousands of them. */
-function lineOf(item: PublishReply | Problem): string {
+function lineOf(item: Receipts[number]): string {
   if (!("id" in item) || item.matched === undefined || item.confirmed !== undefined || item.duplicate) {
     return `${JSON.stringify(item)}\n`;
   }
@@ -170,8 +167,8 @@ function optionsOf(request: FastifyRequest): Asked {
   if (wait !== undefined && (seconds === undefined || seconds > MAX_WAIT)) {
     throw new InvalidInput([{ path: "wait", message: `must be seconds, from 0 to ${MAX_WAIT}` }]);
   }
-  if (Array.isArray(key) || key === "" || (key?.length ?? 0) > MAX_IDEMPOTENCY_KEY) {
-    throw new InvalidInput([{ path: "Idempotency-Key", message: `must have 1 to ${MAX_IDEMPOTENCY_KEY} characters` }]);
+  if (Array.isArray(key) || key === "" || (key?.length ?? 0) > MAX_KEY) {
+    throw new InvalidInput([{ path: "Idempotency-Key", message: `must have 1 to ${MAX_KEY} characters` }]);
   }
   // Those of one backend mean nothing to another.
   const name = key === undefined ? undefined : { owner: keyOf(request)?.name ?? "", key };

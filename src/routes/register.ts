@@ -4,13 +4,22 @@ import { notFound } from "../core/clients.js";
 import { baseUrl, clientIdOf, type Context, noStore } from "./context.js";
 import { InvalidInput } from "./problems.js";
 import { keyOf } from "./access.js";
-import { check, clientChange, registration, anyUserId } from "./schemas.js";
+import {
+  anyUserId,
+  type ClientRemoved,
+  type ClientState,
+  clientChange,
+  type Registered,
+  registration,
+  type UserRemoved,
+} from "../protocol.js";
+import { check } from "./schemas.js";
 
 /** `/register` and `/users`: clients come and go, and change their topics. */
 export function registerRoutes(app: FastifyInstance, context: Context): void {
   const { startup, settings } = context;
 
-  const describe = (http: string, record: ClientRecord): object => {
+  const describe = (http: string, record: ClientRecord): Registered => {
     const { id, userId, ttl, allow } = record;
     const secret = secretOf(record);
     const left = startup.relay.clients.left(record) / 1000;
@@ -24,6 +33,11 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
       ...(allow && { allow }),
     };
   };
+
+  const stateOf = (http: string, record: ClientRecord): ClientState => ({
+    ...describe(http, record),
+    connected: record.expiresAt === undefined,
+  });
 
   const register = { access: { scope: "register" } } as const;
   const admin = { access: { scope: "admin" } } as const;
@@ -49,26 +63,28 @@ export function registerRoutes(app: FastifyInstance, context: Context): void {
   app.get<{ Params: { id: string } }>("/register/:id", { config: register }, async (request, reply) => {
     noStore(reply);
     const record = await startup.relay.clients.get(knownId(request.params.id));
-    return { ...describe(baseUrl(context, request), record), connected: record.expiresAt === undefined };
+    return stateOf(baseUrl(context, request), record);
   });
 
   app.patch<{ Params: { id: string } }>("/register/:id", { config: register }, async (request, reply) => {
     noStore(reply);
-    const { topics, allow } = check(clientChange, request.body);
+    const { topics: set, add, remove, allow } = check(clientChange, request.body);
     const http = baseUrl(context, request);
-    const record = await startup.relay.clients.change(knownId(request.params.id), topics, allow);
-    return { ...describe(http, record), connected: record.expiresAt === undefined };
+    const record = await startup.relay.clients.change(knownId(request.params.id), { set, add, remove }, allow);
+    return stateOf(http, record);
   });
 
   app.delete<{ Params: { id: string } }>("/register/:id", { config: register }, async (request, reply) => {
     noStore(reply);
     const id = clientIdOf(request.params.id);
-    return { removed: id !== undefined && (await startup.relay.clients.remove(id)) };
+    const removed = id !== undefined && (await startup.relay.clients.remove(id));
+    return { removed } satisfies ClientRemoved;
   });
 
   app.delete<{ Params: { user: string } }>("/users/:user", { config: admin }, async (request, reply) => {
     noStore(reply);
-    return { removed: await startup.relay.clients.removeUser(check(anyUserId, request.params.user)) };
+    const removed = await startup.relay.clients.removeUser(check(anyUserId, request.params.user));
+    return { removed } satisfies UserRemoved;
   });
 }
 

@@ -3,11 +3,10 @@ import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
 import { RelayError } from "../core/errors.js";
-import { FAILED, REMOVED } from "../core/notice.js";
 import { refuse } from "../core/refuse.js";
 import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
-import { CLOSE } from "../protocol.js";
+import { CLOSE, NO_CLOSE_FRAME } from "../protocol.js";
 import { connectionOptions, type Context, shortId } from "./context.js";
 import { Frames } from "./frames.js";
 import { TokenBucket } from "../token-bucket.js";
@@ -17,7 +16,7 @@ import { SocketSink } from "./socket.js";
 /** Frames that a client sent and that are not handled yet, and their bytes: above this the socket is not read. */
 const MAX_INBOX = { frames: 32, bytes: 64 * 1024 };
 
-/** Bad frames: so many at once, and so many a second, before the connection is closed with 4429. */
+/** Bad frames: so many at once, and so many a second, before the connection is closed as `flooded`. */
 const BAD_FRAMES = { burst: 50, perSecond: 10 };
 
 /** Milliseconds between two signs of life for a client whose frames wait. */
@@ -25,12 +24,6 @@ const REST = 200;
 
 /** Bytes of the longest frame that may be an acknowledgement, with white space. */
 const MAX_ACK = 1000;
-
-/** For a client that sends much while another connection has its place. */
-const TOO_EARLY = { code: CLOSE.tooMany, reason: "too many frames before the relay answers", reconnect: true };
-
-/** Milliseconds for a client that sent too many bad frames to take what it was told of that. */
-const CUT_AFTER = 500;
 
 /** One WebSocket of a client: frames go in, in order and one at a time; the connection is its way out. */
 export class SocketSession {
@@ -90,7 +83,7 @@ export class SocketSession {
     if (!this.connection) return;
     this.isLogged = !connections.isContested(id);
     const { readyState, CLOSED, OPEN } = this.socket;
-    if (readyState === CLOSED) return this.closed(1006);
+    if (readyState === CLOSED) return this.closed(NO_CLOSE_FRAME);
     this.frames = new Frames(context, this.connection, encoder, this.inLobby);
     // The relay may have closed it already; the other end's acknowledgements, and its close frame, are still to come.
     if (readyState === OPEN && this.isLogged) {
@@ -117,7 +110,7 @@ export class SocketSession {
   private holdUp(): void {
     // A socket that is not read does not show its end, and one that is gone must not take over.
     if (!this.isWaiting) this.socket.pause();
-    else if (this.sink.open) refuse(this.sink, this.encoder, TOO_EARLY);
+    else if (this.sink.open) refuse(this.sink, this.encoder, { reason: "hasty" });
   }
 
   private async work(): Promise<void> {
@@ -128,10 +121,9 @@ export class SocketSession {
       this.inboxBytes -= frame.data.length;
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
         this.context.metrics.limited("bad_frames");
-        this.connection?.close({ code: CLOSE.tooMany, reason: "too many bad frames", reconnect: false });
+        this.connection?.close({ reason: "flooded" });
         // Not even to look for its close frame: it may send as many as it can until it is cut off.
         this.socket.pause();
-        setTimeout(() => this.socket.terminate(), CUT_AFTER).unref();
         return;
       }
       // Answers go through the same outbox as events: no more of them than the client reads.
@@ -188,7 +180,8 @@ export class SocketSession {
     if (!connection) return;
     this.connection = undefined;
     if (this.isLogged) this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
-    void this.context.startup.relay.connections.closed(connection, code).catch((error: unknown) => this.fail(error));
+    const { connections } = this.context.startup.relay;
+    void connections.closed(connection, this.sink.isAnswered(code)).catch((error: unknown) => this.fail(error));
   }
 
   /** The socket's own failures, which are logged where it comes from. */
@@ -198,7 +191,7 @@ export class SocketSession {
 
   private fail(error: unknown): void {
     if (!(error instanceof RelayError)) this.log.error({ err: error }, "connection failed");
-    const { code, reason } = error instanceof RelayError && error.code === "not_found" ? REMOVED : FAILED;
-    this.socket.close(code, reason);
+    const { code, text } = CLOSE[error instanceof RelayError && error.code === "not_found" ? "removed" : "failed"];
+    this.socket.close(code, text);
   }
 }

@@ -1,8 +1,9 @@
 import type { Socket } from "node:net";
 import type { WebSocket } from "ws";
-import { closeWithin, type Disconnect } from "../core/notice.js";
+import type { Disconnect } from "../core/notice.js";
 import type { Sink } from "../core/outbox.js";
 import { encodersFor } from "../formats/index.js";
+import { CLOSE, disconnected } from "../protocol.js";
 
 const TEXT = 0x81;
 const PING = 0x89;
@@ -45,6 +46,9 @@ export const socketEncoders = encodersFor({
  * with what `ws` writes itself (pongs and close frames), as it writes at once when nothing is compressed.
  */
 export class SocketSink implements Sink {
+  /** The close code that the relay has sent. */
+  private closedWith: number | undefined;
+
   constructor(
     private readonly webSocket: WebSocket,
     private readonly socket: Socket,
@@ -66,14 +70,21 @@ export class SocketSink implements Sink {
     this.socket.write("", () => callback());
   }
 
-  close({ code, reason }: Disconnect): void {
+  close(disconnect: Disconnect): void {
     // The other end is closing already, and does not get on with it.
     if (!this.open) return this.webSocket.terminate();
+    const { code, reason } = disconnected(disconnect);
+    this.closedWith = code;
     this.webSocket.close(code, shortened(reason));
-    const timer = setTimeout(() => this.webSocket.terminate(), closeWithin(code)).unref();
+    const timer = setTimeout(() => this.webSocket.terminate(), CLOSE[disconnect.reason].closeWithin).unref();
     this.webSocket.once("close", () => clearTimeout(timer));
     // The other end's own close frame may stand behind what was not read yet.
     this.webSocket.resume();
+  }
+
+  /** Whether the other end, which has closed with `code`, answered the relay's close frame. */
+  isAnswered(code: number): boolean {
+    return code === this.closedWith;
   }
 
   get open(): boolean {

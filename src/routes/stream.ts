@@ -4,9 +4,9 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Since } from "../core/log.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
-import { closeWithin, type Disconnect } from "../core/notice.js";
+import type { Disconnect } from "../core/notice.js";
 import { encodersFor, formats } from "../formats/index.js";
-import { CLOSE } from "../protocol.js";
+import { CLOSE, type Restarting } from "../protocol.js";
 import { tokenOf } from "./access.js";
 import {
   clientIdOf,
@@ -49,11 +49,11 @@ interface Framing {
 }
 
 /** Tells a page that the relay restarts, and `EventSource` when to reconnect. */
-function endOfEvents({ code, retry_after_ms }: Disconnect): string {
-  if (code === CLOSE.replaced) return `retry: ${RETRY_REPLACED}\n`;
-  if (code !== CLOSE.restarting) return "";
-  const after = retry_after_ms ?? 0;
-  return `event: restarting\nretry: ${Math.max(after, RETRY_LEAST)}\n${field(JSON.stringify({ retry_after_ms: after }))}`;
+function endOfEvents({ reason, retryAfter = 0 }: Disconnect): string {
+  if (reason === "replaced") return `retry: ${RETRY_REPLACED}\n`;
+  if (reason !== "restarting") return "";
+  const data = JSON.stringify({ retry_after_ms: retryAfter } satisfies Restarting);
+  return `event: restarting\nretry: ${Math.max(retryAfter, RETRY_LEAST)}\n${field(data)}`;
 }
 
 /**
@@ -202,6 +202,6 @@ class StreamSink implements Sink {
 
   close(disconnect: Disconnect): void {
     this.response.end(this.framing.end(disconnect));
-    setTimeout(() => this.socket.destroy(), closeWithin(disconnect.code)).unref();
+    setTimeout(() => this.socket.destroy(), CLOSE[disconnect.reason].closeWithin).unref();
   }
 }

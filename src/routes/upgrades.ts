@@ -6,7 +6,7 @@ import { Server as TlsServer } from "node:tls";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
 import { refuse } from "../core/refuse.js";
-import { OWN_SUBPROTOCOL, type Problem, SUBPROTOCOLS } from "../protocol.js";
+import { OWN_SUBPROTOCOL, type Problem, REFUSED_HANDSHAKES, SUBPROTOCOLS } from "../protocol.js";
 import type { CallerLimits } from "./limits.js";
 import { HttpError } from "./problems.js";
 import { SocketSink, socketEncoders } from "./socket.js";
@@ -16,9 +16,6 @@ const upgrading = new WeakMap<IncomingMessage, Buffer>();
 
 /** Well-formed upgrades of clients that know the relay's close codes. */
 const closable = new WeakSet<IncomingMessage>();
-
-/** HTTP statuses after which a client has no reason to try the same URL again. */
-const FINAL = new Set([400, 401, 403, 404]);
 
 /** Refused clients that may take their time to close, of one relay. */
 const MAX_CLOSING = 256;
@@ -149,7 +146,8 @@ export function refuseByCode(refused: (socket: Socket) => void) {
   return (request: FastifyRequest, reply: FastifyReply, { status, detail }: Problem): boolean => {
     const { raw, server } = request;
     const head = upgrading.get(raw);
-    if (!head || !closable.has(raw) || !FINAL.has(status)) return false;
+    const reason = status in REFUSED_HANDSHAKES && REFUSED_HANDSHAKES[status as keyof typeof REFUSED_HANDSHAKES];
+    if (!head || !closable.has(raw) || !reason) return false;
     void reply.hijack();
     const { socket } = raw;
     const before = socket.bytesRead;
@@ -159,9 +157,8 @@ export function refuseByCode(refused: (socket: Socket) => void) {
       socket.on("data", () => {
         if (socket.bytesRead - before > READ_FROM_REFUSED) webSocket.pause();
       });
-      const disconnect = { code: 4000 + status, reason: detail, reconnect: false };
       const encoder = socketEncoders[SUBPROTOCOLS[webSocket.protocol] ?? "raw"];
-      refuse(new SocketSink(webSocket, socket), encoder, disconnect);
+      refuse(new SocketSink(webSocket, socket), encoder, { reason, detail });
       refused(socket);
       webSocket.once("close", () => closing.delete(webSocket));
       if (closing.add(webSocket).size > MAX_CLOSING) endOldest(closing);

@@ -2,10 +2,10 @@ import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { WebSocket } from "ws";
 import type { ClientId } from "../core/client.js";
-import { REVOKED } from "../core/notice.js";
 import { Wheel } from "../core/wheel.js";
 import { chooseSubprotocol, formats } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
+import { CLOSE } from "../protocol.js";
 import { keyOf, tokenOf } from "./access.js";
 import {
   clientIdOf,
@@ -90,7 +90,7 @@ export function wsRoutes(app: FastifyInstance, context: Context): void {
   const guests = new Map<WebSocket, string>();
   const stop = context.keys?.onReload(() => {
     const names = context.keys?.names;
-    for (const [socket, key] of guests) if (!names?.has(key)) socket.close(REVOKED.code, REVOKED.reason);
+    for (const [socket, key] of guests) if (!names?.has(key)) socket.close(CLOSE.revoked.code, CLOSE.revoked.text);
   });
   app.addHook("onClose", async () => stop?.());
   const silent = new WeakSet<WebSocket>();

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } fro
 import type { Connection } from "../../src/core/connection.js";
 import type { OpenOptions } from "../../src/core/connections.js";
 import { parseId } from "../../src/core/id.js";
-import { SILENT } from "../../src/core/notice.js";
+
 import { Relay } from "../../src/core/relay.js";
 import { Replacements } from "../../src/core/replacements.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
@@ -181,7 +181,7 @@ describe("a newcomer to a contested client", () => {
     const stage = await Stage.begin();
     const present = await stage.contest();
     const early = await stage.arrive();
-    present.connection?.close(SILENT);
+    present.connection?.close({ reason: "silent" });
     const late = await stage.arrive();
     expect([late.connection?.open, closeOf(early)]).toEqual([true, 4409]);
     await pass(20_000);

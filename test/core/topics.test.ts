@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { matcherOf } from "../../src/core/matcher.js";
 import { PatternSet } from "../../src/core/patterns.js";
-import { matchesTopic, subscriptionFault, topicFault } from "../../src/core/topics.js";
+import { matchesTopic } from "../../src/core/topics.js";
+import { subscriptionFault, topicFault } from "../../src/protocol.js";
 import { SegmentTrie } from "../../src/core/trie.js";
 
 const segment = fc.constantFrom("a", "b", "", "aa", "ä");

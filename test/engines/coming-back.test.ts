@@ -133,7 +133,7 @@ describe("an orderly stop", () => {
     expect(opened.sink.events).toHaveLength(2);
     await stage.relay.connections.stop();
     await stage.engine.probe();
-    await stage.relay.connections.closed(opened.connection, 1012);
+    await stage.relay.connections.closed(opened.connection, true);
     expect(await stage.state(replaced)).toBe("confirmed");
     await stage.crash();
     expect(await stage.state(replaced)).not.toBe("expired");
@@ -146,7 +146,7 @@ describe("an orderly stop", () => {
     const event = await stage.publish({ topic: "b" });
     expect(opened.sink.events).toHaveLength(1);
     await stage.relay.stop();
-    await stage.relay.connections.closed(opened.connection, 1012);
+    await stage.relay.connections.closed(opened.connection, true);
     await stage.relay.connections.keepProgress();
     expect(await stage.state(event)).toBe("confirmed");
   });
@@ -158,7 +158,7 @@ describe("an orderly stop", () => {
     await stage.relay.stop();
     // So long the other ends take to close.
     await delay(1200);
-    await stage.relay.connections.closed(opened.connection, 1012);
+    await stage.relay.connections.closed(opened.connection, true);
     await stage.relay.connections.keepProgress();
     await stage.restart();
     await expect(stage.relay.clients.get(stage.id)).resolves.toBeDefined();

@@ -168,8 +168,8 @@ describe("what a client has received is not called expired", () => {
     const stage = await Stage.begin();
     const { connection } = await stage.connect();
     const events = [await stage.publish({ key: "k" }), await stage.publish({ key: "k" })] as const;
-    connection.close({ code: 1012, reason: "restarting", reconnect: true });
-    await stage.relay.connections.closed(connection, 1012);
+    connection.close({ reason: "restarting", retryAfter: 0 });
+    await stage.relay.connections.closed(connection, true);
     expect(await stage.states(...events)).toEqual(["confirmed", "confirmed"]);
   });
 

@@ -5,6 +5,7 @@ import type { Sink } from "../../src/core/outbox.js";
 import type { Relay } from "../../src/core/relay.js";
 import type { OpenOptions } from "../../src/core/connections.js";
 import { encodersFor } from "../../src/formats/index.js";
+import { disconnected } from "../../src/protocol.js";
 
 /** Lines of text in the place of frames, so that what was written can be read. */
 export const lineEncoders = encodersFor({
@@ -38,7 +39,8 @@ export class MemorySink implements Sink {
     if (!this.stalled) this.read();
   }
 
-  close({ code, reason }: Disconnect): void {
+  close(disconnect: Disconnect): void {
+    const { code, reason } = disconnected(disconnect);
     this.closed = { code, reason };
   }
 
