@@ -95,8 +95,14 @@ const permissible = list(
 );
 export const permissions = z
   .strictObject({
-    subscribe: permissible.optional().describe("What the client may subscribe to; absent: as the relay's keys say"),
-    publish: permissible.optional().describe("What the client may publish to; absent: as the relay's keys say"),
+    subscribe: permissible
+      .optional()
+      .describe(
+        "What the client may subscribe to; absent: everything but `$broadcast`, or everything on an open relay",
+      ),
+    publish: permissible
+      .optional()
+      .describe("What the client may publish to; absent: nothing, or everything on an open relay"),
   })
   .describe("What a client may do. `$broadcast` is allowed by its name or by a lone `>`");
 export type Permissions = z.infer<typeof permissions>;
