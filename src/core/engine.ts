@@ -51,11 +51,11 @@ export interface Engine {
   /** Gives back what the engine holds, when all relays have left. What was answered stays safe. */
   close(): Promise<void>;
   /** Absent: what became of an event is known only as long as the relay remembers it. */
-  readonly receipts?: Receipts | undefined;
+  readonly receipts?: ReceiptStore | undefined;
   /** Absent: the reply to a repeated request has no counts. */
-  readonly replies?: Replies | undefined;
+  readonly replies?: ReplyStore | undefined;
   /** Absent: how far a client is gets known with its next change only; the next relay sends it again what came after. */
-  readonly cursors?: Cursors | undefined;
+  readonly cursors?: CursorStore | undefined;
   /** Absent: no other relay shares the engine. */
   readonly peers?: Peers | undefined;
 }
@@ -195,7 +195,7 @@ export interface EngineReading {
 export type Who = { readonly client: ClientId } | { readonly secret: string } | { readonly user: string };
 
 /** Optional: what became of old events. */
-export interface Receipts {
+export interface ReceiptStore {
   /** An event has matched these clients of one relay. Said while that relay follows the event. */
   note(event: EventId, audience: Audience): void;
   /** What is known of an event that its relays have forgotten, or that was published before they started. */
@@ -224,7 +224,7 @@ export interface KeptClient extends Pick<ClientRecord, "id" | "userId" | "receiv
 }
 
 /** Optional: the replies to requests with an idempotency key. */
-export interface Replies {
+export interface ReplyStore {
   /**
    * Keeps a reply for the request's duplicates.
    * @param ids as `append` gave them
@@ -242,7 +242,7 @@ export interface Counts {
 }
 
 /** Optional: how far clients are. */
-export interface Cursors {
+export interface CursorStore {
   /**
    * Notes the progress of clients; of one that has another version by now, nothing. No entries: it may come a second late,
    * and never ahead of the truth.

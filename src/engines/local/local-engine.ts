@@ -5,7 +5,7 @@ import {
   type Appended,
   type Audience,
   type ClientDraft,
-  type Cursors,
+  type CursorStore,
   type Engine,
   type EngineReading,
   type Follower,
@@ -15,8 +15,8 @@ import {
   onceName,
   type Peers,
   type Query,
-  type Receipts,
-  type Replies,
+  type ReceiptStore,
+  type ReplyStore,
   type Who,
 } from "../../core/engine.js";
 import { type EventDraft, publishedAt } from "../../core/event.js";
@@ -36,12 +36,12 @@ const TRIM_EVERY = 1000;
  * goes to a journal too.
  */
 export class LocalEngine implements Engine {
-  readonly receipts: Receipts = {
+  readonly receipts: ReceiptStore = {
     note: (_event, audience) => void this.matched.push(audience),
     find: async (event) => this.receipt(event),
   };
-  readonly replies: Replies = { settle: async (once, ids, reply) => this.settle(once, ids, reply) };
-  readonly cursors: Cursors = { move: (moves) => this.move(moves) };
+  readonly replies: ReplyStore = { settle: async (once, ids, reply) => this.settle(once, ids, reply) };
+  readonly cursors: CursorStore = { move: (moves) => this.move(moves) };
   readonly peers: Peers = { ask: (from, question) => this.followers.ask(from, question) };
   private readonly origin: EventId;
   private readonly clock: Clock;
@@ -239,7 +239,7 @@ export class LocalEngine implements Engine {
     return (this.head = this.ids.next(this.now()));
   }
 
-  private async settle(...[once, ids, reply]: Parameters<Replies["settle"]>): Promise<void> {
+  private async settle(...[once, ids, reply]: Parameters<ReplyStore["settle"]>): Promise<void> {
     const { keys } = this.journal;
     keys.settle(once, ids, reply);
     await keys.saved(once);
