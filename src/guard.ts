@@ -1,12 +1,12 @@
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { Server as TlsServer } from "node:tls";
-import type { FastifyBaseLogger, FastifyInstance } from "fastify";
+import type { FastifyInstance } from "fastify";
 import type { LimitName } from "./core/errors.js";
+import type { Observer } from "./core/observer.js";
 import { connectionsWithin, openFilesLimit } from "./open-files.js";
 import { Pipelines } from "./pipeline.js";
 import { Ranking } from "./ranking.js";
-import { SparingLog } from "./sparing-log.js";
 import { networkOf } from "./trust/hosts.js";
 
 /** Milliseconds for a request that is under way when the server closes. */
@@ -27,9 +27,6 @@ const NEW_FOR = 1000;
 
 /** Connections that are looked at to find one without a request under way. */
 const LOOK_AT = 100;
-
-/** Lines of the log about open files, a second. */
-const LINES = 1 / 10;
 
 /** A connection from its accept to its end. */
 interface Held {
@@ -61,8 +58,7 @@ export interface GuardSettings {
   readonly perAddress: number | undefined;
   /** Milliseconds for the first request's head; and without progress, for the rest of an answer. */
   readonly patience: number;
-  /** Told of each limit that was reached. */
-  readonly limited: (limit: LimitName) => void;
+  readonly observer: Observer;
 }
 
 /**
@@ -82,12 +78,10 @@ export class ConnectionGuard {
   private readonly most: number;
   private open = 0;
   private closing = false;
-  private readonly lines = new SparingLog(1, LINES);
 
   constructor(
     private readonly server: Server,
     private readonly settings: GuardSettings,
-    private readonly log: FastifyBaseLogger,
   ) {
     const limit = openFilesLimit();
     this.most = limit === undefined ? Infinity : connectionsWithin(limit);
@@ -242,10 +236,8 @@ export class ConnectionGuard {
   }
 
   private reached(limit: LimitName): void {
-    this.settings.limited(limit);
-    if (limit !== "open_files") return;
-    const message = "the limit on open files is near: connections without a request are closed, or new ones refused";
-    this.lines.line((unlogged) => this.log.warn({ open: this.open, most: this.most, ...unlogged }, message));
+    const counts = limit === "open_files" && { open: this.open, most: this.most };
+    this.settings.observer.hears("limit.reached")?.({ limit, ...counts });
   }
 
   /** Ends connections whose first request does not come. */

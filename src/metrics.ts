@@ -1,5 +1,6 @@
 import { collectDefaultMetrics, Counter, Gauge, Registry } from "prom-client";
-import { LIMIT_NAMES, type LimitName } from "./core/errors.js";
+import { LIMIT_NAMES } from "./core/errors.js";
+import type { Observer } from "./core/observer.js";
 
 /** Of the process, whatever relays it has; measured from when somebody asks. */
 let ofProcess: Registry | undefined;
@@ -20,18 +21,10 @@ export class Metrics {
     registers: [this.registry],
   });
 
-  constructor() {
+  constructor(observer: Observer) {
     for (const limit of LIMIT_NAMES) this.limits.inc({ limit }, 0);
-  }
-
-  /** A limit was reached. */
-  limited(limit: LimitName): void {
-    this.limits.inc({ limit });
-  }
-
-  /** A key or a token was not good. */
-  authFailed(): void {
-    this.failedAuths.inc();
+    observer.on("limit.reached", ({ limit }) => this.limits.inc({ limit }));
+    observer.on("auth.failed", () => this.failedAuths.inc());
   }
 
   /** A number that is looked up when somebody asks. */

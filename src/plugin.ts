@@ -5,15 +5,17 @@ import type { WebSocket } from "ws";
 import { parseSettings, type Settings, SettingsError, type SettingsInput } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import type { Loading } from "./core/loading.js";
+import type { Observer } from "./core/observer.js";
 import { within } from "./core/within.js";
 import { openLmdbEngine } from "./engines/lmdb/index.js";
 import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
+import { loggedObserver } from "./logging.js";
 import { Metrics } from "./metrics.js";
 import { CLOSE } from "./protocol.js";
 import { consoleRoutes } from "./routes/console.js";
-import { type Context, shortId } from "./routes/context.js";
+import type { Context } from "./routes/context.js";
 import { healthRoutes } from "./routes/health.js";
 import { addHooks } from "./routes/hooks.js";
 import { checkEncoding, decodeText, parseJson } from "./routes/json.js";
@@ -22,7 +24,6 @@ import { refuseNowhere } from "./routes/nowhere.js";
 import { answerOtherMethods, errorHandler } from "./routes/problems.js";
 import { acceptAnyBody, publishRoutes } from "./routes/publish.js";
 import { registerRoutes } from "./routes/register.js";
-import { SparingLog } from "./sparing-log.js";
 import { streamRoutes } from "./routes/stream.js";
 import { refuseByCode, WebSocketUpgrades } from "./routes/upgrades.js";
 import { gapHeader, wsRoutes } from "./routes/ws.js";
@@ -49,11 +50,6 @@ const MAX_CHUNKS = 1024;
 /** Milliseconds that a plugin may take to load before its host goes on without: half of what Fastify allows a plugin. */
 const LOAD_WITHIN = 5000;
 
-/** Log lines for messages in the lobby. */
-const LOBBY_LINES = { burst: 100, perSecond: 10 };
-
-/** Log lines for contested clients, all together. */
-const CONTEST_LINES = { burst: 10, perSecond: 1 / 6 };
 
 /**
  * The relay as a Fastify plugin: `app.register(topicRelay, options)`, under a `prefix` if you like.
@@ -88,7 +84,8 @@ export interface RelayParts {
   readonly keys: ApiKeys | undefined;
   /** Absent: one of its own, as the settings say. */
   readonly engine?: Engine | undefined;
-  readonly metrics?: Metrics;
+  /** Absent: one of its own. */
+  readonly observer?: Observer;
   /** Told of each socket that a close code refuses: it is no WebSocket that anybody uses. */
   readonly refused?: (socket: Socket) => void;
 }
@@ -99,20 +96,11 @@ export interface RelayParts {
  */
 export async function addRelay(
   app: FastifyInstance,
-  { settings, keys, engine, metrics = new Metrics(), refused }: RelayParts,
+  { settings, keys, engine, observer = loggedObserver(app.log), refused }: RelayParts,
 ): Promise<Startup> {
-  const contestLog = new SparingLog(CONTEST_LINES.burst, CONTEST_LINES.perSecond);
   const startup = new Startup({
     open: async (loading) => engine ?? openEngine(app, settings, loading),
-    settings: {
-      ...settings,
-      limited: (limit) => metrics.limited(limit),
-      contested: (id, user, replacements) =>
-        contestLog.line((unlogged) => {
-          const line = { client: shortId(id), user_id: user, replacements, ...unlogged };
-          app.log.warn(line, "connections of one client replace each other: does more than one reader use its URL?");
-        }),
-    },
+    settings: { ...settings, observer },
     prepare: (relay) => {
       // From here on a client whose key is gone is refused; it is removed in its own time.
       if (keys) void relay.clients.retainKeys(keys.names);
@@ -122,8 +110,8 @@ export async function addRelay(
   await Promise.race([startup.loaded, new Promise(setImmediate)]);
   const limits = new CallerLimits(settings);
   const prefix = app.prefix === "/" ? "" : app.prefix;
-  const lobbyLog = new SparingLog(LOBBY_LINES.burst, LOBBY_LINES.perSecond);
-  const context: Context = { startup, settings, limits, metrics, lobbyLog, keys, prefix };
+  const metrics = new Metrics(observer);
+  const context: Context = { startup, settings, limits, metrics, observer, keys, prefix };
   metrics.gauge("relay_clients", "Clients that this relay holds", () => startup.relay.clients.count);
   metrics.gauge("relay_topic_bytes", "Memory that topics take", () => startup.relay.clients.weight);
   metrics.gauge(
@@ -137,7 +125,7 @@ export async function addRelay(
     limits.disconnect(socket);
     refused?.(socket);
   });
-  app.setErrorHandler(errorHandler((limit) => metrics.limited(limit), byCode));
+  app.setErrorHandler(errorHandler(observer, byCode));
   await addHooks(app, context);
   await registerWebSockets(app, startup, settings);
   const addOtherMethods = answerOtherMethods(app);

@@ -8,7 +8,7 @@ import { isPrivate, type Settings, SettingsError } from "./config.js";
 import type { Engine } from "./core/engine.js";
 import { within } from "./core/within.js";
 import { ConnectionGuard, HEAD_WITHIN } from "./guard.js";
-import { Metrics } from "./metrics.js";
+import { loggedObserver } from "./logging.js";
 import { addRelay, loadKeys } from "./plugin.js";
 import { refuseNowhere, routeBadPath } from "./routes/nowhere.js";
 import { problem } from "./routes/problems.js";
@@ -91,17 +91,16 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
     },
     frameworkErrors: routeBadPath((request, response) => app.routing(request, response)),
   } as FastifyServerOptions);
-  const metrics = new Metrics();
+  const observer = loggedObserver(app.log);
   const perAddress = trustProxy ? undefined : maxConnections;
-  const limited = metrics.limited.bind(metrics);
-  const guarded = { isPrivate: isPrivate(settings), perAddress, patience: headWithin, limited };
-  const guard = new ConnectionGuard(app.server, guarded, app.log);
+  const guarded = { isPrivate: isPrivate(settings), perAddress, patience: headWithin, observer };
+  const guard = new ConnectionGuard(app.server, guarded);
   guard.endOnClose(app);
   if (certificate) reloadCertificate(app, certificate);
   let startup: Startup | undefined;
   await app.register(async (scope) => {
     const refused = guard.handBack.bind(guard);
-    startup = await addRelay(scope, { settings, keys, engine: given.engine, metrics, refused });
+    startup = await addRelay(scope, { settings, keys, engine: given.engine, observer, refused });
     scope.setNotFoundHandler(refuseNowhere);
   });
   return { app, startup: startup as unknown as Startup };

@@ -18,10 +18,11 @@ import type { Answer, Engine } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
-import { compareIds, type EventId, OWN } from "./id.js";
+import { compareIds, type EventId, formatId, OWN } from "./id.js";
 import type { Log } from "./log.js";
 import type { Disconnect } from "./notice.js";
 import { Numbers } from "./numbers.js";
+import type { Happenings, Observer } from "./observer.js";
 import type { Others } from "./others.js";
 import { Owed } from "./owed.js";
 import type { Permissions } from "./permissions.js";
@@ -57,6 +58,7 @@ export class Clients {
     private readonly node: string,
     private readonly others: Others,
     private readonly admission: Admission,
+    private readonly observer: Observer,
   ) {
     this.owed = new Owed(log);
   }
@@ -87,6 +89,7 @@ export class Clients {
     };
     this.admission.checkGrowth(undefined, record);
     const { ids } = await this.engine.append({ client: id, record, expect: "absent" });
+    this.observer.hears("client.registered")?.({ client: id, userId, topics, ttl });
     return this.found(withVersion(record, ids[0] as EventId));
   }
 
@@ -149,14 +152,13 @@ export class Clients {
 
   /** Removes a client and ends its connection. @returns whether there was one */
   async remove(id: ClientId): Promise<boolean> {
-    let was = false;
+    const removed: ClientRecord[] = [];
     const reader = this.registry.get(id);
     if (reader) this.noteConfirmed(reader);
-    await this.update(id, () => {
-      was = true;
-      return undefined;
-    });
-    return was;
+    await this.update(id, (record) => void removed.push(record));
+    const last = removed.at(-1);
+    if (last) this.tellEnd("client.removed", last, "request");
+    return last !== undefined;
   }
 
   /** Removes the clients that were registered with keys of other names. */
@@ -201,16 +203,19 @@ export class Clients {
   async park(reader: Reader): Promise<void> {
     const { id, ttl } = reader.record;
     const expiresAt = this.engine.now() + ttl * 1000;
+    let isParked = false;
     try {
       await this.update(
         id,
         (record) => {
           // Meanwhile it may have connected again, here or elsewhere.
-          if (record.node !== reader.kept.node || reader.connection) return record;
+          isParked = record.node === reader.kept.node && !reader.connection;
+          if (!isParked) return record;
           return ttl === 0 ? undefined : { ...record, expiresAt };
         },
         false,
       );
+      if (isParked && ttl === 0) this.tellEnd("client.expired", reader, "ttl");
     } catch {
       // The engine can not take it now: `expire` comes back to it.
       this.registry.schedule(id, RETRY_AFTER);
@@ -238,7 +243,7 @@ export class Clients {
   /** Why a client is gone, as its connections are told. */
   whyGone(record: ClientRecord): Disconnect {
     if (this.isRevoked(record)) return { reason: "revoked" };
-    return { reason: record.until !== undefined && record.until <= Date.now() ? "expired" : "removed" };
+    return { reason: isOver(record.until) ? "expired" : "removed" };
   }
 
   /** Removes a client whose time is up. */
@@ -253,8 +258,14 @@ export class Clients {
     if (left > 0) return this.registry.schedule(id, left);
     this.registry.release(reader, this.whyGone(record));
     this.noteConfirmed(reader);
+    let isRemoved = false;
     try {
-      await this.swap(id, (known) => (this.isGone(known) ? undefined : known));
+      await this.swap(id, (known) => {
+        isRemoved = this.isGone(known);
+        return isRemoved ? undefined : known;
+      });
+      if (isRemoved && revoked) this.tellEnd("client.removed", reader, "key");
+      else if (isRemoved) this.tellEnd("client.expired", reader, isOver(record.until) ? "token" : "ttl");
     } catch {
       this.registry.schedule(id, RETRY_AFTER);
     }
@@ -335,6 +346,14 @@ export class Clients {
     return sum;
   }
 
+  private tellEnd<N extends "client.expired" | "client.removed">(
+    name: N,
+    { id, userId, cursor }: Pick<ClientRecord, "id" | "userId" | "cursor">,
+    reason: Happenings[N]["reason"],
+  ): void {
+    this.observer.hears(name)?.({ client: id, userId, cursor: formatId(cursor), reason } as Happenings[N]);
+  }
+
   private found(record: ClientRecord | undefined): ClientRecord {
     if (!record || this.isGone(record)) throw notFound();
     return record;
@@ -353,6 +372,11 @@ export class Clients {
   private noteConfirmed(reader: Reader): void {
     this.engine.cursors?.move([moveOf(reader)]).catch(() => undefined);
   }
+}
+
+/** @param until by the clock on the wall */
+function isOver(until: number | undefined): boolean {
+  return until !== undefined && until <= Date.now();
 }
 
 /** The same for unknown, expired and removed: nothing is to be learnt from the difference. */

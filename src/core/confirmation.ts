@@ -1,5 +1,5 @@
 import type { Encoder } from "./encoder.js";
-import { compareIds, formatId, type EventId, parseId } from "./id.js";
+import { compareIds, earlierOf, formatId, type EventId, parseId } from "./id.js";
 import type { Frame } from "./outbox.js";
 import type { Reader } from "./reader.js";
 
@@ -27,12 +27,14 @@ const BUSY = { each: 10_000, most: 256 * 10_000 };
  * those of `performance.now()`.
  */
 export class Confirmation {
-  private lastSent: EventId | undefined;
+  /** The last event that was written, or the end of the last gap that was said. */
+  lastSent: EventId | undefined;
+  private lastGap: EventId | undefined;
   private lastAsked: EventId | undefined;
   private askedAt = 0;
   private nextAsk = 0;
   /** Number of events written on this connection. */
-  private written = 0;
+  written = 0;
   /** `written` when the last ping was sent. */
   private writtenAsked = 0;
   /** `written` up to which `busyUntil` allows time. */
@@ -68,6 +70,14 @@ export class Confirmation {
   /** A gap up to here was said. */
   told(id: EventId): void {
     this.lastSent = id;
+    this.lastGap = id;
+  }
+
+  /** The newest event up to `id` that was written and is not confirmed; undefined: there is none. */
+  newestUpTo(id: EventId): EventId | undefined {
+    if (!this.lastSent || compareIds(id, this.reader.cursor) <= 0 || !this.outstanding) return undefined;
+    const newest = earlierOf(id, this.lastSent);
+    return this.lastGap && compareIds(newest, this.lastGap) <= 0 ? undefined : newest;
   }
 
   /** Whether something was sent that the client may have to get again. */

@@ -3,11 +3,11 @@ import { lostEnd, lostUntil } from "./client.js";
 import { Confirmation } from "./confirmation.js";
 import type { Encoder } from "./encoder.js";
 import { type Event, isExpired } from "./event.js";
-import type { LimitName } from "./errors.js";
 import { compareIds, formatId, type EventId, laterOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { LIVE } from "./moment.js";
 import type { Disconnect, Notice } from "./notice.js";
+import type { Happenings, Observer } from "./observer.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
 import type { Sent } from "./sent.js";
@@ -25,8 +25,7 @@ export interface Shared {
   readonly backlog: Backlog;
   /** Events that one connection may get over again. */
   readonly maxReplay: number;
-  /** Called when a connection was closed for its long replay. */
-  readonly limited: (limit: LimitName) => void;
+  readonly observer: Observer;
   /** Called when a client has confirmed something. */
   readonly moved: (reader: Reader) => void;
 }
@@ -51,6 +50,10 @@ export class Connection implements ReaderConnection {
   private readonly confirmation: Confirmation;
   private readonly unconfirmed = new Unconfirmed();
   private readonly waiting = new Set<() => void>();
+  /** Why the relay ended the connection; undefined: it did not. */
+  endedBecause: string | undefined;
+  /** As of `client.connected`. */
+  contested = false;
 
   /**
    * @param position where it begins: after the cursor, when what is between is lost
@@ -82,6 +85,12 @@ export class Connection implements ReaderConnection {
     return !this.closed && this.sink.open;
   }
 
+  /** What is told of the connection. */
+  get about(): Happenings["client.connected"] {
+    const { reader, contested, sink } = this;
+    return { client: reader.id, userId: reader.userId, contested, transport: sink.fields };
+  }
+
   get sent(): readonly Sent[] {
     return this.unconfirmed.sent(this.position);
   }
@@ -93,6 +102,7 @@ export class Connection implements ReaderConnection {
     this.notify({ event: "connected", connection_id: id, user_id: userId, topics, cursor, gap });
     if (gap) {
       this.told = lostEnd(this.reader.kept);
+      this.shared.observer.hears("gap.said")?.({ client: id, userId, cursor });
       // Owed until the client confirms that it was told, or anything later: the cursor stays before the gap.
       this.confirmation.told(this.position);
       this.ping();
@@ -169,6 +179,7 @@ export class Connection implements ReaderConnection {
     if (this.closed) return;
     this.notify({ event: "disconnected", ...disconnect });
     this.outbox.flush();
+    this.endedBecause = disconnect.reason;
     this.end();
     this.sink.close(disconnect);
   }
@@ -213,8 +224,20 @@ export class Connection implements ReaderConnection {
     // The client has another connection by now, and may have gone back with it.
     if (this.reader.connection !== this) return;
     const sent = this.unconfirmed.sentUpTo(id, this.position);
+    const newest = this.confirmation.newestUpTo(id);
     if (this.reader.confirm(id, sent)) this.shared.moved(this.reader);
     this.unconfirmed.confirm(id);
+    if (newest) this.tellConfirmed(newest);
+  }
+
+  private tellConfirmed(newest: EventId): void {
+    const { reader, shared } = this;
+    shared.observer.hears("event.confirmed")?.({
+      client: reader.id,
+      userId: reader.userId,
+      id: formatId(newest),
+      seconds: Math.max(0, shared.log.moment.at - newest.ms) / 1000,
+    });
   }
 
   private hand(event: Event): boolean {
@@ -244,7 +267,7 @@ export class Connection implements ReaderConnection {
       // Meanwhile it may have lost the right to some of it.
       if (this.reader.stretch(position).topics !== stretch.topics) continue;
       const read = log.readAt(asOf);
-      const isWhole = this.handAll(events, read.latest.at);
+      const isWhole = this.handAndTell(events, read.latest.at);
       if (isWhole) this.position = laterOf(position, through);
       this.noteSent({ after: position, through: this.position, ...read }, stretch.since);
       if (this.replayed > this.shared.maxReplay) return this.endReplay();
@@ -266,6 +289,19 @@ export class Connection implements ReaderConnection {
     if (this.state === "catching up" && this.sink.open) return true;
     this.end();
     return false;
+  }
+
+  /** As `handAll`. */
+  private handAndTell(events: readonly Event[], now: number): boolean {
+    const { confirmation, reader, shared } = this;
+    const { written } = confirmation;
+    const isWhole = this.handAll(events, now);
+    const count = confirmation.written - written;
+    if (count > 0) {
+      const id = formatId(confirmation.lastSent as EventId);
+      shared.observer.hears("event.delivered")?.({ id, count, client: reader.id });
+    }
+    return isWhole;
   }
 
   /** @param now of the engine's clock @returns false when there was no room for all; `position` tells how far it went */
@@ -294,7 +330,11 @@ export class Connection implements ReaderConnection {
     const { position, gap } = await this.shared.log.reach(this.reader.record, this.position);
     if (!this.isOpen()) return false;
     const isNews = gap && !(lost && this.told && compareIds(lost, this.told) <= 0);
-    if (isNews && !this.notify({ event: "gap", cursor: formatId(position) })) {
+    const cursor = formatId(position);
+    const { id: client, userId } = this.reader;
+    if (isNews && this.notify({ event: "gap", cursor })) {
+      this.shared.observer.hears("gap.said")?.({ client, userId, cursor });
+    } else if (isNews) {
       // The format has no words for it. As the cursor stays before the gap, the next connection says it.
       this.close({ reason: "gap" });
       return false;
@@ -307,7 +347,7 @@ export class Connection implements ReaderConnection {
 
   /** What is left of the replay is for the next connection: so one client does not keep the relay reading for ever. */
   private endReplay(): void {
-    this.shared.limited("replay_events");
+    this.shared.observer.hears("limit.reached")?.({ limit: "replay_events" });
     this.close({ reason: "replayed" });
   }
 

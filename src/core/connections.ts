@@ -58,10 +58,12 @@ export class Connections {
     flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
-    const { maxBuffer, totalBuffer, limited } = settings;
+    const { maxBuffer, totalBuffer, observer } = settings;
     this.cursors = new Cursors(engine, log, registry);
     this.replacements = new Replacements(settings);
-    this.backlog = new Backlog(maxBuffer, totalBuffer, () => limited("total_buffer"));
+    this.backlog = new Backlog(maxBuffer, totalBuffer, () =>
+      observer.hears("limit.reached")?.({ limit: "total_buffer" }),
+    );
     this.shared = {
       log,
       flusher,
@@ -69,7 +71,7 @@ export class Connections {
       beats: new Wheel<Connection>(Math.min(1000, settings.pingInterval / 4), (connection) => this.beat(connection)),
       backlog: this.backlog,
       maxReplay: settings.maxReplay,
-      limited: settings.limited,
+      observer,
       moved: (reader) => this.cursors.note(reader),
     };
   }
@@ -148,6 +150,8 @@ export class Connections {
     const connection = new Connection(reader, start, sink, encoder, this.shared, manualAck);
     this.registry.attach(reader, connection);
     this.shared.beats.add(connection, this.settings.pingInterval);
+    connection.contested = this.isContested(id);
+    this.settings.observer.hears("client.connected")?.(connection.about);
     connection.start(isSaid, reader.topics);
     if (this.stopped) connection.close({ reason: "restarting", retryAfter: 0 });
     // An older connection may have ended meanwhile, and have started the clock.
@@ -161,9 +165,10 @@ export class Connections {
    */
   async closed(connection: Connection, answered = false): Promise<void> {
     connection.end();
-    const { reader } = connection;
-    if (reader.connection !== connection) return;
     if (answered) connection.closingAnswered();
+    const { reader, about, endedBecause: reason } = connection;
+    this.settings.observer.hears("client.disconnected")?.({ ...about, reason });
+    if (reader.connection !== connection) return;
     this.registry.detach(reader);
     // The client does not lose its connection when another one waits for it.
     if (this.replacements.letIn(reader.id)) return;

@@ -1,5 +1,6 @@
 import type { Backlog } from "./backlog.js";
 import type { Disconnect } from "./notice.js";
+import type { TransportFields } from "./observer.js";
 import { Turns } from "./turns.js";
 
 /** The bytes of one event or notice as they go over the wire. Shared by all who get it: never changed. */
@@ -17,6 +18,8 @@ export interface Sink {
   write(bytes: Buffer): void;
   /** Calls back once all that was written so far has been taken. */
   whenTaken(callback: () => void): void;
+  /** What the log says of the transport. */
+  readonly fields?: TransportFields;
   /** Keeps an idle transport without pings open. */
   readonly idle?: () => void;
   /** Ends it, after what was written. */

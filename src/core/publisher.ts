@@ -1,8 +1,9 @@
 import { Crowd } from "./crowd.js";
-import { type Delivery, type Engine, type Once, onceName } from "./engine.js";
+import { type Appended, type Delivery, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
 import type { EventDraft, EventHead } from "./event.js";
 import { compareIds, type EventId, formatId } from "./id.js";
+import type { Observer } from "./observer.js";
 import type { Others } from "./others.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
@@ -36,6 +37,7 @@ interface Pending {
 export interface PublisherSettings {
   /** Requests that may wait for confirmations at the same time. */
   readonly maxWaits: number;
+  readonly observer: Observer;
 }
 
 /** The side of the relay that publishers see: append, count, wait, look up. */
@@ -80,7 +82,7 @@ export class Publisher {
     { once, wait, signal }: PublishOptions,
   ): Promise<PublishReply[]> {
     if (!once) {
-      const { ids } = await this.engine.append(drafts);
+      const { ids } = await this.append(drafts);
       return this.replies(ids, wait, signal);
     }
     const name = onceName(once);
@@ -152,13 +154,23 @@ export class Publisher {
     for (const end of this.waits) end();
   }
 
+  private async append(drafts: readonly EventDraft[], once?: Once): Promise<Appended> {
+    const appended = await this.engine.append(drafts, { once });
+    const tell = appended.duplicate ? undefined : this.settings.observer.hears("event.published");
+    for (const [index, id] of tell ? appended.ids.entries() : []) {
+      const { topic, users } = drafts[index] as EventDraft;
+      tell?.({ id: formatId(id), topic, users });
+    }
+    return appended;
+  }
+
   private async publishOnce(
     drafts: readonly EventDraft[],
     once: Once,
     wait: number | undefined,
     signal: AbortSignal | undefined,
   ): Promise<PublishReply[]> {
-    const { ids, duplicate } = await this.engine.append(drafts, { once });
+    const { ids, duplicate } = await this.append(drafts, once);
     if (duplicate?.reply) return duplicates(repliesOf(ids, duplicate.reply));
     const replies = await this.replies(ids, wait, signal);
     if (duplicate) return duplicates(replies);

@@ -4,7 +4,7 @@ import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings } from "./connections.js";
 import type { Answer, ClientEntry, Engine, Entry, EventEntry, Follower, Question } from "./engine.js";
 import { type ClientId, type ClientRecord, settled } from "./client.js";
-import { compareIds, type EventId } from "./id.js";
+import { compareIds, type EventId, formatId } from "./id.js";
 import type { Loading } from "./loading.js";
 import { Log } from "./log.js";
 import type { Disconnect } from "./notice.js";
@@ -38,7 +38,7 @@ export class Relay {
 
   private constructor(
     private readonly engine: Engine,
-    settings: RelaySettings,
+    private readonly settings: RelaySettings,
   ) {
     const { registry, node } = this;
     const others = new Others(engine, node);
@@ -48,7 +48,8 @@ export class Relay {
     this.receipts = receipts;
     this.others = others;
     const flusher = new Flusher();
-    this.clients = new Clients(engine, log, registry, node, others, new Admission(registry, settings));
+    const admission = new Admission(registry, settings);
+    this.clients = new Clients(engine, log, registry, node, others, admission, settings.observer);
     this.connections = new Connections(engine, log, registry, this.clients, flusher, settings);
     this.publisher = new Publisher(engine, receipts, registry, flusher, others, settings);
   }
@@ -143,6 +144,9 @@ export class Relay {
     }
     if (replaces) this.receipts.replace(replaces, event.id);
     this.engine.receipts?.note(event.id, audience);
+    if (receipt.sent > 0) {
+      this.settings.observer.hears("event.delivered")?.({ id: formatId(event.id), count: receipt.sent });
+    }
   }
 
   private async answer(question: Question): Promise<Answer> {

@@ -1,8 +1,8 @@
 import type { ClientId } from "./client.js";
 import type { Encoder } from "./encoder.js";
 import type { UserId } from "./event.js";
-import type { LimitName } from "./errors.js";
 import type { Disconnect } from "./notice.js";
+import type { Observer } from "./observer.js";
 import type { Sink } from "./outbox.js";
 import { refuse } from "./refuse.js";
 import { Wheel } from "./wheel.js";
@@ -26,10 +26,7 @@ const REPORT_EVERY = 60_000;
 const MAX_CLIENTS = 100_000;
 
 export interface ReplacementSettings {
-  /** Told of each limit that is reached without an error. */
-  readonly limited: (limit: LimitName) => void;
-  /** Told, at most once a minute for each contested client, how many replacements there were since the last report. */
-  readonly contested: (client: ClientId, userId: UserId, replacements: number) => void;
+  readonly observer: Observer;
 }
 
 /** A connection that waits until it may take over its client. */
@@ -103,7 +100,7 @@ export class Replacements {
   async wait(id: ClientId, sink: Sink, encoder: Encoder): Promise<boolean> {
     const contest = this.contests.get(id);
     if (!contest) return true;
-    this.settings.limited("replacements");
+    this.settings.observer.hears("limit.reached")?.({ limit: "replacements" });
     if (contest.newcomers.length === 0) this.due.add(id, WAIT);
     return new Promise((decide) => void contest.newcomers.push({ sink, encoder, decide }));
   }
@@ -143,7 +140,8 @@ export class Replacements {
 
   private report(id: ClientId, userId: UserId, contest: Contest, now: number): void {
     if (now - contest.reportedAt < REPORT_EVERY) return;
-    this.settings.contested(id, userId, contest.unreported);
+    const { unreported: replacements } = contest;
+    this.settings.observer.hears("client.contested")?.({ client: id, userId, replacements });
     contest.reportedAt = now;
     contest.unreported = 0;
   }

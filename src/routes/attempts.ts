@@ -1,9 +1,10 @@
 import type { FastifyRequest } from "fastify";
 import { RelayError } from "../core/errors.js";
-import type { Metrics } from "../metrics.js";
+import type { Observer } from "../core/observer.js";
 import { TokenBucket } from "../token-bucket.js";
+import { logFields } from "./context.js";
 import { callerNetwork } from "./limits.js";
-import { Recent } from "./recent.js";
+import { Recent } from "../recent.js";
 
 /** Failed authentications that each network may have at once, and a second. */
 const FAILURES = { burst: 100, perSecond: 10 };
@@ -14,19 +15,6 @@ const MAX_NETWORKS = 10_000;
 /** How many good keys are remembered, each with a network that it came from. */
 const MAX_GOOD = 10_000;
 
-/** Milliseconds between two lines of the log about one network. */
-const LINE_EVERY = 10_000;
-
-/** Lines of the log about all networks: so many at once, and so many a second. */
-const LINES = { burst: 5, perSecond: 2 };
-
-interface Network {
-  readonly bucket: TokenBucket;
-  /** Failures that no line of the log has told. */
-  untold: number;
-  toldAt: number;
-}
-
 /**
  * Counts failed authentications, and limits those by keys by network. Where the limit is reached, a key that came from
  * the network before and was good still passes: a stranger behind the same proxy does not lock out backends. Any other is
@@ -34,13 +22,12 @@ interface Network {
  * and clients come with new ones all the time.
  */
 export class Attempts {
-  private readonly networks = new Recent<Network>(MAX_NETWORKS);
+  private readonly networks = new Recent<TokenBucket>(MAX_NETWORKS);
   private readonly good = new Recent<true>(MAX_GOOD);
-  private readonly lines = new TokenBucket(LINES.burst, LINES.perSecond);
 
   /** @param isLimited false: failures are only counted */
   constructor(
-    private readonly metrics: Metrics,
+    private readonly observer: Observer,
     private readonly isLimited: boolean,
   ) {}
 
@@ -51,7 +38,7 @@ export class Attempts {
   refusal(request: FastifyRequest, digest: Buffer | undefined): RelayError | undefined {
     if (!this.isLimited) return undefined;
     const network = callerNetwork(request);
-    const wait = this.networks.get(network)?.bucket.wait() ?? 0;
+    const wait = this.networks.get(network)?.wait() ?? 0;
     if (wait === 0 || (digest && this.good.get(nameOf(network, digest)))) return undefined;
     const message = "too many authentications from your address failed: what you sent was not checked";
     return new RelayError("too_many", message, { limit: "failed_auths", retryAfter: Math.ceil(wait) });
@@ -61,22 +48,13 @@ export class Attempts {
     this.good.use(nameOf(callerNetwork(request), digest), true);
   }
 
-  failed(request: FastifyRequest, what: "key" | "token"): void {
-    this.metrics.authFailed();
-    const name = callerNetwork(request);
-    const network = this.networks.use(name, this.networks.get(name) ?? newNetwork());
-    if (what === "key") network.bucket.take();
-    network.untold++;
-    const now = performance.now();
-    if (now - network.toldAt < LINE_EVERY || this.lines.take() > 0) return;
-    request.log.warn({ network: name, failures: network.untold }, "authentications failed");
-    network.untold = 0;
-    network.toldAt = now;
+  failed(request: FastifyRequest, credential: "key" | "token"): void {
+    const network = callerNetwork(request);
+    this.observer.hears("auth.failed")?.({ credential, network, transport: logFields(request) });
+    if (credential === "token") return;
+    const known = this.networks.get(network) ?? new TokenBucket(FAILURES.burst, FAILURES.perSecond);
+    this.networks.use(network, known).take();
   }
-}
-
-function newNetwork(): Network {
-  return { bucket: new TokenBucket(FAILURES.burst, FAILURES.perSecond), untold: 0, toldAt: -Infinity };
 }
 
 function nameOf(network: string, digest: Buffer): string {

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { OpenOptions } from "../core/connections.js";
 import type { Since } from "../core/log.js";
+import type { Observer, TransportFields } from "../core/observer.js";
 import type { Settings } from "../config.js";
 import { formatNamed } from "../formats/index.js";
 import type { Format } from "../formats/format.js";
@@ -12,7 +13,6 @@ import type { CallerLimits } from "./limits.js";
 import { isFromTrustedProxy } from "./origins.js";
 import { InvalidInput, HttpError } from "./problems.js";
 import { parseSince } from "./schemas.js";
-import type { SparingLog } from "../sparing-log.js";
 
 /** What the routes work with. */
 export interface Context {
@@ -20,8 +20,7 @@ export interface Context {
   readonly settings: Settings;
   readonly limits: CallerLimits;
   readonly metrics: Metrics;
-  /** What is said in the lobby: many may say much. */
-  readonly lobbyLog: SparingLog;
+  readonly observer: Observer;
   /** Absent: the relay is open. */
   readonly keys: ApiKeys | undefined;
   /** Where the plugin is mounted; empty at the root. */
@@ -42,9 +41,15 @@ export function clientIdOf(text: string): string | undefined {
   return /^[\da-f]{32}$/i.test(plain) ? plain.toLowerCase() : undefined;
 }
 
-/** The parts of an id that may be logged. */
+/** The parts of a client's id that may be logged. */
 export function shortId(id: string): string {
   return `${id.slice(0, 8)}…`;
+}
+
+/** What `request.log` adds to each line. */
+export function logFields({ id, server }: FastifyRequest): TransportFields {
+  const { requestIdLogLabel: label = "reqId" } = server.initialConfig;
+  return { [label]: id };
 }
 
 export function requestedFormat(query: ConnectionQuery): Format | undefined {

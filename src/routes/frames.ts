@@ -4,11 +4,11 @@ import { RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import { charactersOf } from "../core/lists.js";
+import type { Observer } from "../core/observer.js";
 import { checkAllowed } from "../core/permissions.js";
 import type { Relay } from "../core/relay.js";
 import { BROADCAST } from "../core/topics.js";
 import type { FramedEncoder } from "../formats/encoder.js";
-import type { Metrics } from "../metrics.js";
 import {
   ACTIONS,
   type ActionData,
@@ -25,7 +25,7 @@ import {
 import type { Context } from "./context.js";
 import { parseJson } from "./json.js";
 import type { CallerLimits } from "./limits.js";
-import { InvalidInput } from "./problems.js";
+import { InvalidInput, tellLimit } from "./problems.js";
 import { bounded, check, draftOf, textOf } from "./schemas.js";
 import { memberSource } from "./source.js";
 
@@ -35,21 +35,21 @@ const ACTION_NAMES = Object.keys(ACTIONS);
 export class Frames {
   private readonly relay: Relay;
   private readonly limits: CallerLimits;
-  private readonly metrics: Metrics;
+  private readonly observer: Observer;
   private readonly maxMessage: number;
 
   /**
    * @param inLobby a connection of `/ws`: there, text in the `raw` format that is no JSON object is said to all others
    */
   constructor(
-    { startup, limits, metrics, settings }: Context,
+    { startup, limits, observer, settings }: Context,
     private readonly connection: Connection,
     private readonly encoder: FramedEncoder,
     private readonly inLobby: boolean,
   ) {
     this.relay = startup.relay;
     this.limits = limits;
-    this.metrics = metrics;
+    this.observer = observer;
     this.maxMessage = settings.maxMessage;
   }
 
@@ -89,8 +89,8 @@ export class Frames {
   /** Answers with an error frame. */
   refuse(error: unknown, id?: string | number): void {
     if (!(error instanceof RelayError)) throw error;
-    const { code, message, limit } = error;
-    if (limit) this.metrics.limited(limit);
+    const { code, message } = error;
+    tellLimit(this.observer, error);
     this.say({ ...(id === undefined ? {} : { id }), type: "error", error: { code, message } } satisfies ErrorFrame);
   }
 

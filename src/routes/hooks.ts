@@ -20,9 +20,9 @@ type Hook = (request: FastifyRequest, reply: FastifyReply) => void | Promise<voi
  */
 export async function addHooks(
   app: FastifyInstance,
-  { startup, settings, limits, keys, metrics }: Context,
+  { startup, settings, limits, keys, observer }: Context,
 ): Promise<void> {
-  const attempts = new Attempts(metrics, !isPrivate(settings));
+  const attempts = new Attempts(observer, !isPrivate(settings));
   // Before all that refuses: a page can read why, and when to come back. (But for preflights, of which it sees nothing.)
   await app.register(cors, {
     origin: (origin, allow) => {

@@ -6,7 +6,7 @@ import { RelayError } from "../core/errors.js";
 import { TokenBucket } from "../token-bucket.js";
 import { networkOf } from "../trust/hosts.js";
 import { keyOf } from "./access.js";
-import { Recent } from "./recent.js";
+import { Recent } from "../recent.js";
 
 /** Seconds for which a caller that was silent may go faster than its rate. */
 const BURST = 2;

@@ -1,6 +1,7 @@
 import { STATUS_CODES } from "node:http";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
 import { type ErrorCode, type LimitName, RelayError } from "../core/errors.js";
+import type { Observer } from "../core/observer.js";
 import type { FieldError, Problem, ProblemCode } from "../protocol.js";
 
 const STATUS: Record<ErrorCode, number> = {
@@ -97,25 +98,28 @@ export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
   return reply.code(answer.status).type("application/problem+json").send(answer);
 }
 
-/** The limit that an error is because of, if it is. */
-export function limitOf(error: unknown): LimitName | undefined {
+/** Tells of the limit that an error is because of, if it is. */
+export function tellLimit(observer: Observer, error: unknown): void {
+  const limit = limitOf(error);
+  if (limit) observer.hears("limit.reached")?.({ limit });
+}
+
+function limitOf(error: unknown): LimitName | undefined {
   if (error instanceof RelayError) return error.limit;
   return (error as Partial<FastifyError>).code === "FST_ERR_CTP_BODY_TOO_LARGE" ? "body_bytes" : undefined;
 }
 
 /**
- * @param limited told of each limit that was reached
  * @param closed refuses a WebSocket by a close code; false: the client gets the answer
  */
 export function errorHandler(
-  limited: (limit: LimitName) => void,
+  observer: Observer,
   closed: (request: FastifyRequest, reply: FastifyReply, answer: Problem) => boolean,
 ) {
   return (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const answer = problemOf(error);
     if (answer.status === 500) request.log.error({ err: error }, "request failed");
-    const limit = limitOf(error);
-    if (limit) limited(limit);
+    tellLimit(observer, error);
     if (!closed(request, reply, answer)) void sendProblem(reply, error);
   };
 }

@@ -10,7 +10,7 @@ import { type EventRecord, MAX_KEY, type Problem, type Receipt, type Receipts } 
 import { keyOf } from "./access.js";
 import { type Context, noStore, shortId } from "./context.js";
 import { checkEncoding } from "./json.js";
-import { InvalidInput, limitOf, problemOf } from "./problems.js";
+import { InvalidInput, problemOf, tellLimit } from "./problems.js";
 import { bodyOf, Malformed, type ManyItems } from "./publication.js";
 
 /** Bytes of a request with many events; a single event is bounded by the `max-message` setting. */
@@ -29,7 +29,7 @@ const MAX_USERS_IN_ALL = 20_000;
 const MAX_WAIT = 30;
 
 /** `/publish` and `/events`: events come in, and publishers learn what became of them. */
-export function publishRoutes(app: FastifyInstance, { startup, settings, limits, metrics }: Context): void {
+export function publishRoutes(app: FastifyInstance, { startup, settings, limits, observer }: Context): void {
   const { maxMessage } = settings;
 
   const config = { access: { scope: "publish" } } as const;
@@ -107,8 +107,7 @@ export function publishRoutes(app: FastifyInstance, { startup, settings, limits,
         outcomes.push(drafts.push(draft(item)) - 1);
       } catch (error) {
         if (error instanceof Malformed) throw error.reason;
-        const limit = limitOf(error);
-        if (limit) metrics.limited(limit);
+        tellLimit(observer, error);
         outcomes.push(problemOf(error instanceof InvalidInput ? error.shortened(ITEM_ERRORS) : error));
       }
     });

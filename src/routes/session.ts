@@ -2,12 +2,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
-import { RelayError } from "../core/errors.js";
+import { type LimitName, RelayError } from "../core/errors.js";
 import { refuse } from "../core/refuse.js";
 import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
 import { CLOSE, NO_CLOSE_FRAME } from "../protocol.js";
-import { connectionOptions, type Context, shortId } from "./context.js";
+import { connectionOptions, type Context, logFields } from "./context.js";
 import { Frames } from "./frames.js";
 import { TokenBucket } from "../token-bucket.js";
 import { InvalidInput } from "./problems.js";
@@ -37,10 +37,6 @@ export class SocketSession {
   private busy = true;
   /** Another connection has the client, and goes on for a while. */
   private isWaiting = false;
-  /**
-   * Whether to log its beginning and its end. For a contested client, the relay logs the number of connections instead.
-   */
-  private isLogged = true;
 
   constructor(
     private readonly context: Context,
@@ -50,7 +46,7 @@ export class SocketSession {
     private readonly inLobby: boolean,
   ) {
     this.log = request.log;
-    this.sink = new SocketSink(socket, request.raw.socket);
+    this.sink = new SocketSink(socket, request.raw.socket, logFields(request));
   }
 
   /**
@@ -81,14 +77,9 @@ export class SocketSession {
     this.connection = await connections.open(id, sink, encoder, options);
     // Another connection has the client. This socket is closed already.
     if (!this.connection) return;
-    this.isLogged = !connections.isContested(id);
-    const { readyState, CLOSED, OPEN } = this.socket;
-    if (readyState === CLOSED) return this.closed(NO_CLOSE_FRAME);
-    this.frames = new Frames(context, this.connection, encoder, this.inLobby);
+    if (this.socket.readyState === this.socket.CLOSED) return this.closed(NO_CLOSE_FRAME);
     // The relay may have closed it already; the other end's acknowledgements, and its close frame, are still to come.
-    if (readyState === OPEN && this.isLogged) {
-      this.log.info({ user_id: this.connection.reader.userId, client: shortId(id) }, "connected");
-    }
+    this.frames = new Frames(context, this.connection, encoder, this.inLobby);
     await this.work();
   }
 
@@ -120,7 +111,7 @@ export class SocketSession {
     for (let frame = this.inbox.shift(); frame; frame = this.inbox.shift()) {
       this.inboxBytes -= frame.data.length;
       if (!(await this.handle(frame.data, frame.isBinary)) && this.bad.take() > 0) {
-        this.context.metrics.limited("bad_frames");
+        this.reached("bad_frames");
         this.connection?.close({ reason: "flooded" });
         // Not even to look for its close frame: it may send as many as it can until it is cut off.
         this.socket.pause();
@@ -158,8 +149,8 @@ export class SocketSession {
     }
     const text = data.toString();
     if (this.inLobby) {
-      const line = { user_id: connection.reader.userId, bytes: data.length };
-      this.context.lobbyLog.line((unlogged) => this.log.info({ ...line, ...unlogged }, "message"));
+      const { client, userId, transport } = connection.about;
+      this.context.observer.hears("lobby.message")?.({ client, userId, bytes: data.length, transport });
     }
     return frames.handle(text);
   }
@@ -179,14 +170,17 @@ export class SocketSession {
     const { connection } = this;
     if (!connection) return;
     this.connection = undefined;
-    if (this.isLogged) this.log.info({ user_id: connection.reader.userId, code }, "disconnected");
     const { connections } = this.context.startup.relay;
     void connections.closed(connection, this.sink.isAnswered(code)).catch((error: unknown) => this.fail(error));
   }
 
   /** The socket's own failures, which are logged where it comes from. */
   private failed(error: Error & { code?: string }): void {
-    if (error.code === "WS_ERR_UNSUPPORTED_MESSAGE_LENGTH") this.context.metrics.limited("frame_bytes");
+    if (error.code === "WS_ERR_UNSUPPORTED_MESSAGE_LENGTH") this.reached("frame_bytes");
+  }
+
+  private reached(limit: LimitName): void {
+    this.context.observer.hears("limit.reached")?.({ limit });
   }
 
   private fail(error: unknown): void {

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { WebSocket } from "ws";
 import type { Disconnect } from "../core/notice.js";
+import type { TransportFields } from "../core/observer.js";
 import type { Sink } from "../core/outbox.js";
 import { encodersFor } from "../formats/index.js";
 import { CLOSE, disconnected } from "../protocol.js";
@@ -52,7 +53,10 @@ export class SocketSink implements Sink {
   constructor(
     private readonly webSocket: WebSocket,
     private readonly socket: Socket,
-  ) {}
+    public fields: TransportFields = {},
+  ) {
+    webSocket.once("close", (code) => (this.fields = { ...fields, code }));
+  }
 
   get buffered(): number {
     return this.socket.writableLength;

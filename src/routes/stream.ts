@@ -2,6 +2,7 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Since } from "../core/log.js";
+import type { TransportFields } from "../core/observer.js";
 import type { Sink } from "../core/outbox.js";
 import { formatId } from "../core/id.js";
 import type { Disconnect } from "../core/notice.js";
@@ -12,10 +13,10 @@ import {
   clientIdOf,
   type ConnectionQuery,
   type Context,
+  logFields,
   requestedFormat,
   requestedSince,
   requestedTtl,
-  shortId,
 } from "./context.js";
 import { notFound } from "../core/clients.js";
 import { HttpError } from "./problems.js";
@@ -147,7 +148,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
     response.on("error", (error) => request.log.debug({ err: error }, "stream failed"));
     response.flushHeaders();
     if (framing.start) response.write(framing.start);
-    const sink = new StreamSink(response, socket, framing);
+    const sink = new StreamSink(response, socket, framing, logFields(request));
     const { connections } = startup.relay;
     const connection = await connections
       .open(id, sink, framing.encoders[format.name], { since, gapSaid: gap })
@@ -156,12 +157,7 @@ export function streamRoutes(app: FastifyInstance, context: Context): void {
       response.end();
       return;
     }
-    const { userId } = connection.reader;
-    // For a contested client, the relay logs the number of connections instead.
-    const isLogged = !connections.isContested(id);
-    if (isLogged) request.log.info({ user_id: userId, client: shortId(id) }, "connected");
     const closed = (): void => {
-      if (isLogged) request.log.info({ user_id: userId }, "disconnected");
       connections.closed(connection).catch((error: unknown) => request.log.error({ err: error }, "closing failed"));
     };
     if (response.destroyed) closed();
@@ -174,6 +170,7 @@ class StreamSink implements Sink {
     private readonly response: ServerResponse,
     private readonly socket: Socket,
     private readonly framing: Framing,
+    readonly fields: TransportFields,
   ) {}
 
   get open(): boolean {

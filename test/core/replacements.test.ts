@@ -6,7 +6,7 @@ import { parseId } from "../../src/core/id.js";
 import { Relay } from "../../src/core/relay.js";
 import { Replacements } from "../../src/core/replacements.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
-import { relaySettings } from "../support/settings.js";
+import { relaySettings, strictObserver } from "../support/settings.js";
 import { lineEncoders, MemorySink, turns } from "../support/sink.js";
 
 beforeEach(() => void vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "performance"] }));
@@ -34,12 +34,9 @@ class Stage {
 
   static async begin({ ttl = 300, retained = 1_000_000 } = {}): Promise<Stage> {
     const stage = new Stage();
-    const settings = {
-      ...relaySettings(),
-      limited: (limit: string) => void stage.limits.push(limit),
-      contested: (id: string, userId: unknown, replacements: number) =>
-        void stage.reports.push({ id, userId, replacements }),
-    };
+    const settings = relaySettings();
+    settings.observer.on("limit.reached", ({ limit }) => void stage.limits.push(limit));
+    settings.observer.on("client.contested", ({ client: id, ...more }) => void stage.reports.push({ id, ...more }));
     const retention = { age: 3_600_000, count: retained, bytes: 1_000_000_000 };
     stage.relay = await Relay.start(new MemoryEngine(retention), settings);
     onTestFinished(() => stage.relay.stop());
@@ -240,7 +237,7 @@ test("a newcomer that is gone before it could take over leaves the present conne
 });
 
 test("a replacement that was under way does not prolong the time of a newcomer", async () => {
-  const replacements = new Replacements({ limited: () => undefined, contested: () => undefined });
+  const replacements = new Replacements({ observer: strictObserver() });
   for (let count = 0; count < 3; count++) replacements.note("a", 1);
   const waiting = replacements.wait("a", new MemorySink(), lineEncoders.raw);
   let isDecided = false;
@@ -334,12 +331,15 @@ test("a contest is reported once a minute, with the replacements since the last 
 
 test("clients are forgotten in time: nothing is left of them, not even a timer", async () => {
   const reports: string[] = [];
-  const replacements = new Replacements({ limited: () => undefined, contested: (id) => void reports.push(id) });
+  const observer = strictObserver();
+  observer.on("client.contested", ({ client }) => void reports.push(client));
+  const replacements = new Replacements({ observer });
   for (let client = 0; client < 1000; client++) {
     replacements.note(`once ${client}`, 1);
     for (let count = 0; count < 3; count++) replacements.note(`often ${client}`, 1);
     void replacements.wait(`often ${client}`, new MemorySink(), lineEncoders.raw);
   }
+  await turns(1);
   expect([reports.length, replacements.size, vi.getTimerCount()]).toEqual([1000, 2000, 1]);
   await pass(11_000);
   expect(replacements.size).toBe(1000);

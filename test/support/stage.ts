@@ -7,7 +7,7 @@ import { Relay } from "../../src/core/relay.js";
 import type { Retention } from "../../src/engines/local/window.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "./directory.js";
-import { relaySettings } from "./settings.js";
+import { relaySettings, strictObserver } from "./settings.js";
 import { open, type Opened, turns } from "./sink.js";
 
 const RETENTION: Retention = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
@@ -20,6 +20,7 @@ export class Stage {
   engine!: Engine;
   relay!: Relay;
   stop!: () => Promise<void>;
+  readonly observer = strictObserver();
   id = "";
   private directory = temporaryDirectory();
 
@@ -77,7 +78,7 @@ export class Stage {
 
   private async start(): Promise<void> {
     const engine = await openLmdbEngine({ directory: this.directory, retention: this.retention });
-    const relay = await Relay.start(engine, relaySettings());
+    const relay = await Relay.start(engine, relaySettings({}, this.observer));
     let isOver = false;
     const stop = async (): Promise<void> => {
       if (isOver) return;
