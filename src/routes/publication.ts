@@ -18,16 +18,16 @@ export class Malformed extends Error {
   }
 }
 
-/** A request's events as they were written, to be made one by one. */
-export interface ManyItems {
-  readonly items: Iterable<string>;
-  readonly draft: (item: string) => EventDraft;
+/** A request's events as they came (over HTTP, as text), to be made one by one. */
+export interface ManyItems<T> {
+  readonly items: Iterable<T>;
+  readonly draft: (item: T) => EventDraft;
 }
 
 /** What a request brings. The reply has the form of the request. */
 type PublishBody =
   | { readonly form: "single"; readonly draft: () => EventDraft }
-  | ({ readonly form: "array" | "lines" } & ManyItems);
+  | ({ readonly form: "array" | "lines" } & ManyItems<string>);
 
 /** @throws {HttpError} 415: not a type that events come in; {RelayError} bad_request */
 export function bodyOf(request: FastifyRequest, maxMessage: number): PublishBody {
