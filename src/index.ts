@@ -1,6 +1,9 @@
 export { topicRelay as default, topicRelay, type TopicRelayOptions } from "./plugin.js";
 export { RelayError, type ErrorCode } from "./core/errors.js";
 export { SettingsError } from "./config.js";
+export { InvalidInput } from "./routes/problems.js";
+export type { InProcessRelay, Publication, PublicationOptions, Registration } from "./in-process.js";
+export type { HappeningName, Happenings, Listener } from "./core/observer.js";
 export { MemoryEngine } from "./engines/memory.js";
 export type * from "./core/engine.js";
 export type { ClientId, ClientRecord, Progress } from "./core/client.js";

@@ -11,6 +11,7 @@ import { openLmdbEngine } from "./engines/lmdb/index.js";
 import type { Report } from "./engines/lmdb/commits.js";
 import { MemoryEngine } from "./engines/memory.js";
 import { chooseSubprotocol } from "./formats/index.js";
+import { InProcessRelay } from "./in-process.js";
 import { loggedObserver } from "./logging.js";
 import { Metrics } from "./metrics.js";
 import { CLOSE } from "./protocol.js";
@@ -33,9 +34,19 @@ import { ApiKeys } from "./trust/keys.js";
 /** Settings of the server, which is not the plugin's. */
 type OfServer = "listen" | "trustProxy" | "tlsCert" | "tlsKey" | "requestTimeout" | "logLevel";
 
-/** Settings as in the README's table, in camel case; and an engine, if it is not to be made from them. */
+/** Settings as in the README's table, in camel case (`--data-dir` is `dataDir`). Durations are text such as `30s`, or milliseconds. */
 export interface TopicRelayOptions extends Omit<SettingsInput, "engine" | OfServer> {
+  /** Where the log is kept: `lmdb` (in `dataDir`) or `memory`; or an engine of your own, which you close yourself. */
   readonly engine?: SettingsInput["engine"] | Engine;
+  /** The path under which the relay's routes are. */
+  readonly prefix?: string;
+}
+
+declare module "fastify" {
+  interface FastifyInstance {
+    /** The relay that was registered here, or in the scope around this one. Of several in one scope: the first. */
+    relay: InProcessRelay;
+  }
 }
 
 /** Bytes over the largest message that a WebSocket frame may have: room for as many topics as a client may have. */
@@ -52,19 +63,43 @@ const LOAD_WITHIN = 5000;
 
 
 /**
- * The relay as a Fastify plugin: `app.register(topicRelay, options)`, under a `prefix` if you like.
+ * The relay as a Fastify plugin: `await app.register(topicRelay, options)`, under a `prefix` if you like. From then on
+ * `app.relay` is the relay, for the scope that registered it and those inside.
+ *
+ * Several relays may be in one app, with a prefix and a `dataDir` each. `app.relay` is then the first one that its scope
+ * registered. To use the others, register each in a scope of its own:
+ * `app.register(async (scope) => { await scope.register(topicRelay, options); scope.relay.on(…); })`.
  * @throws {SettingsError} an option that can not be
  */
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
-  const { engine, prefix, ...rest } = options as TopicRelayOptions & { prefix?: string };
+  const { engine, prefix, ...rest } = options;
   const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
   const given = typeof engine === "object" ? engine : undefined;
-  const { loaded } = await addRelay(app, { settings, keys: await loadKeys(settings), engine: given });
-  // Without a prefix, paths where there is nothing are the host's to answer.
-  if (prefix !== undefined && prefix !== "/") app.setNotFoundHandler(refuseNowhere);
-  // Most relays have loaded by then, and their hosts need not know of it.
-  if (await within(LOAD_WITHIN, loaded)) return;
-  loaded.catch((error: unknown) => app.log.fatal({ err: error }, "the relay could not load"));
+  const keys = await loadKeys(settings);
+  // Its hooks and parsers are for its own routes.
+  await app.register(
+    async (scope) => {
+      const { startup, context } = await addRelay(scope, { settings, keys, engine: given });
+      if (!hasRelay(app)) app.decorate("relay", new InProcessRelay(app, context));
+      // Without a prefix, paths where there is nothing are the host's to answer.
+      if (prefix !== undefined && prefix !== "/") scope.setNotFoundHandler(refuseNowhere);
+      // Most relays have loaded by then, and their hosts need not know of it.
+      if (await within(LOAD_WITHIN, startup.loaded)) return;
+      startup.loaded.catch((error: unknown) => app.log.fatal({ err: error }, "the relay could not load"));
+    },
+    { ...(prefix !== undefined && { prefix }) },
+  );
+}
+
+// What Fastify asks of a plugin that decorates the scope of its host.
+Object.assign(topicRelay, {
+  [Symbol.for("skip-override")]: true,
+  [Symbol.for("fastify.display-name")]: "topic-relay",
+});
+
+/** Whether the scope itself has a relay. Something else of that name is for Fastify to refuse. */
+function hasRelay(app: FastifyInstance): boolean {
+  return Object.hasOwn(app, "relay") && app.relay instanceof InProcessRelay;
 }
 
 /** The keys that the settings speak of; undefined when the relay is to be open. @throws {SettingsError} */
@@ -97,7 +132,7 @@ export interface RelayParts {
 export async function addRelay(
   app: FastifyInstance,
   { settings, keys, engine, observer = loggedObserver(app.log), refused }: RelayParts,
-): Promise<Startup> {
+): Promise<{ startup: Startup; context: Context }> {
   const startup = new Startup({
     open: async (loading) => engine ?? openEngine(app, settings, loading),
     settings: { ...settings, observer },
@@ -141,7 +176,7 @@ export async function addRelay(
   });
   addOtherMethods();
   if (keys) revokeOnReload(app, startup, keys);
-  return startup;
+  return { startup, context };
 }
 
 /** Clients go with the keys that they were registered with. */

@@ -100,7 +100,7 @@ export async function createServer(settings: Settings, given: ServerParts = {}):
   let startup: Startup | undefined;
   await app.register(async (scope) => {
     const refused = guard.handBack.bind(guard);
-    startup = await addRelay(scope, { settings, keys, engine: given.engine, observer, refused });
+    ({ startup } = await addRelay(scope, { settings, keys, engine: given.engine, observer, refused }));
     scope.setNotFoundHandler(refuseNowhere);
   });
   return { app, startup: startup as unknown as Startup };

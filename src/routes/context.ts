@@ -1,5 +1,6 @@
-import type { FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { OpenOptions } from "../core/connections.js";
+import { RelayError } from "../core/errors.js";
 import type { Since } from "../core/log.js";
 import type { Observer, TransportFields } from "../core/observer.js";
 import type { Settings } from "../config.js";
@@ -95,6 +96,20 @@ export function baseUrl({ settings, prefix }: Context, request: FastifyRequest):
   const url = `${request.protocol.toLowerCase()}://${request.host}`;
   if (!URL.canParse(url) || /[/\\?#@]/.test(request.host)) throw new HttpError(400, "the Host header is not a host");
   return url + forwardedPrefix(settings, request) + prefix;
+}
+
+/**
+ * The relay's own address where no request tells it, without a slash at the end.
+ * @throws {RelayError} unavailable: the app does not listen on a port, and no setting tells it
+ */
+export function listeningUrl({ settings, prefix }: Context, app: FastifyInstance): string {
+  if (settings.publicUrl !== undefined) return settings.publicUrl + prefix;
+  const origin = app.addresses().length > 0 ? app.listeningOrigin : "";
+  // On a Unix socket it is a path.
+  if (URL.canParse(origin)) return origin.replace(/\/\/(?:0\.0\.0\.0|\[::\])(?=:)/, "//localhost") + prefix;
+  const message =
+    "the relay does not know its own URL: set publicUrl, or register clients once the app listens on a port";
+  throw new RelayError("unavailable", message);
 }
 
 /** The path under which a trusted proxy serves the relay; empty at the root. */

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { RelayError } from "../core/errors.js";
-import { HttpError } from "./problems.js";
+import { HttpError, InvalidInput } from "./problems.js";
 
 /** How deep JSON may be nested: far more than messages need, far less than what a stack holds. */
 export const MAX_DEPTH = 100;
@@ -35,6 +35,23 @@ export function parseJson(text: string): unknown {
   }
 }
 
+/**
+ * The message of an event as JSON text.
+ * @throws {RelayError} bad_request: it has none, or the event is nested deeper than `MAX_DEPTH`
+ */
+export function messageText(message: unknown): string {
+  let text: string | undefined;
+  let fault = "";
+  try {
+    text = JSON.stringify(message);
+  } catch (error) {
+    fault = `: ${(error as Error).message}`;
+  }
+  if (text === undefined) throw new InvalidInput([{ path: "message", message: `must be a JSON value${fault}` }]);
+  checkDepth(text, 1);
+  return text;
+}
+
 /** JSON is nested deeper than `MAX_DEPTH`. */
 export function tooDeep(): RelayError {
   return new RelayError("bad_request", `JSON is nested deeper than ${MAX_DEPTH}`, { limit: "json_depth" });
@@ -43,8 +60,8 @@ export function tooDeep(): RelayError {
 // Of `"`, `\`, `[`, `{`, `]` and `}`.
 const [QUOTE, BACKSLASH, BRACKET, BRACE, BRACKET_END, BRACE_END] = [0x22, 0x5c, 0x5b, 0x7b, 0x5d, 0x7d];
 
-function checkDepth(text: string): void {
-  let depth = 0;
+/** @param depth at which the text stands */
+function checkDepth(text: string, depth = 0): void {
   for (let index = 0; index < text.length; index++) {
     const code = text.charCodeAt(index);
     if (code === QUOTE) index = skipString(text, index) - 1;
