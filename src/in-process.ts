@@ -1,39 +1,21 @@
 import type { FastifyInstance } from "fastify";
 import type { HappeningName, Listener } from "./core/observer.js";
-import type { Permissions } from "./core/permissions.js";
-import type { PublishReply } from "./core/replies.js";
-import type { Problem } from "./protocol.js";
+import type {
+  ClientRemoved,
+  EventRecord,
+  Publication,
+  Receipt,
+  Receipts,
+  Registered,
+  Registration,
+  UserRemoved,
+} from "./protocol.js";
 import { type Context, listeningUrl } from "./routes/context.js";
 import { messageText } from "./routes/json.js";
 import { tellLimit } from "./routes/problems.js";
-import { checkAsked, type EventRecord, Publishing } from "./routes/publishing.js";
-import { type Registered, Registering } from "./routes/registering.js";
+import { checkAsked, Publishing } from "./routes/publishing.js";
+import { Registering } from "./routes/registering.js";
 import { draftOf } from "./routes/schemas.js";
-
-/** The body of `POST /register`. */
-export interface Registration {
-  readonly user_id: number | string;
-  /** Topics and patterns; default: those of the relay's default topics that the client may have. */
-  readonly topics?: readonly string[] | undefined;
-  /** Seconds for which the client is kept without a connection; default: the option `clientTtl`. */
-  readonly ttl?: number | undefined;
-  /** What the client may do. */
-  readonly allow?: Partial<Permissions> | undefined;
-}
-
-/** An event, as in the body of `POST /publish`. */
-export interface Publication {
-  readonly topic: string;
-  /** A value that `JSON.stringify` has text for. */
-  readonly message: unknown;
-  /** The user that it is for, or `user_ids`, the users; default: everyone. */
-  readonly user_id?: number | string | undefined;
-  readonly user_ids?: readonly (number | string)[] | undefined;
-  /** Seconds after which it is not sent any more; 0: only to those connected now. */
-  readonly ttl?: number | undefined;
-  /** It replaces an earlier event with the same topic, users and key for who does not have that yet. */
-  readonly key?: string | undefined;
-}
 
 export interface PublicationOptions {
   /** Seconds to wait for confirmations, as `?wait`. */
@@ -71,12 +53,12 @@ export class InProcessRelay {
   }
 
   /** Removes a client and ends its connection, as `DELETE /register/ID`. */
-  remove(client: string): Promise<{ removed: boolean }> {
+  remove(client: string): Promise<ClientRemoved> {
     return this.run(() => this.registering.remove(client));
   }
 
   /** Removes all of a user's clients, as `DELETE /users/USER`. */
-  removeUser(userId: number | string): Promise<{ removed: number }> {
+  removeUser(userId: number | string): Promise<UserRemoved> {
     return this.run(() => this.registering.removeUser(userId));
   }
 
@@ -84,13 +66,13 @@ export class InProcessRelay {
    * Publishes an event, or several in order, as `POST /publish`. Of several, each is published or refused by itself: the
    * reply has a receipt or a problem for each.
    */
-  publish(events: readonly Publication[], options?: PublicationOptions): Promise<(PublishReply | Problem)[]>;
-  publish(event: Publication, options?: PublicationOptions): Promise<PublishReply>;
+  publish(events: readonly Publication[], options?: PublicationOptions): Promise<Receipts>;
+  publish(event: Publication, options?: PublicationOptions): Promise<Receipt>;
   publish(
     body: Publication | readonly Publication[],
     { wait, idempotencyKey, signal }: PublicationOptions = {},
-  ): Promise<PublishReply | (PublishReply | Problem)[]> {
-    return this.run<PublishReply | (PublishReply | Problem)[]>(() => {
+  ): Promise<Receipt | Receipts> {
+    return this.run<Receipt | Receipts>(() => {
       const asked = { ...checkAsked(wait, idempotencyKey, "", "idempotencyKey"), signal };
       const { maxMessage } = this.context.settings;
       const draft = (event: Publication) => draftOf(event, () => messageText(event.message), maxMessage);

@@ -1,13 +1,13 @@
 export { topicRelay as default, topicRelay, type TopicRelayOptions } from "./plugin.js";
-export { RelayError, type ErrorCode } from "./core/errors.js";
-export { SettingsError } from "./config.js";
-export { InvalidInput } from "./routes/problems.js";
-export type { InProcessRelay, Publication, PublicationOptions, Registration } from "./in-process.js";
+export type { InProcessRelay, PublicationOptions } from "./in-process.js";
 export type { HappeningName, Happenings, Listener } from "./core/observer.js";
+export { RelayError, type ErrorCode } from "./core/errors.js";
+export { InvalidInput } from "./routes/problems.js";
+export { SettingsError } from "./config.js";
 export { MemoryEngine } from "./engines/memory.js";
+export type * from "./protocol.js";
 export type * from "./core/engine.js";
 export type { ClientId, ClientRecord, Progress } from "./core/client.js";
 export type { Event, EventDraft, EventHead, UserId } from "./core/event.js";
 export type { EventId } from "./core/id.js";
 export type { Loading } from "./core/loading.js";
-export type * from "./protocol.js";

@@ -61,7 +61,6 @@ const MAX_CHUNKS = 1024;
 /** Milliseconds that a plugin may take to load before its host goes on without: half of what Fastify allows a plugin. */
 const LOAD_WITHIN = 5000;
 
-
 /**
  * The relay as a Fastify plugin: `await app.register(topicRelay, options)`, under a `prefix` if you like. From then on
  * `app.relay` is the relay, for the scope that registered it and those inside.

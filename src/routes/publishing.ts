@@ -67,11 +67,7 @@ export class Publishing {
   }
 
   /** As `one`, for many. Each item by itself: what is wrong with one does not touch the others. */
-  async many<T>(
-    items: ManyItems<T>,
-    asked: Asked,
-    charge: (cost: number) => void,
-  ): Promise<Receipts> {
+  async many<T>(items: ManyItems<T>, asked: Asked, charge: (cost: number) => void): Promise<Receipts> {
     const { drafts, outcomes } = await this.read(items);
     charge(costOf(drafts) + outcomes.length - drafts.length);
     const receipts = drafts.length > 0 ? await this.publish(drafts, asked) : [];

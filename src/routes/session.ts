@@ -149,7 +149,8 @@ export class SocketSession {
     }
     const text = data.toString();
     if (this.inLobby) {
-      const { client, userId, transport } = connection.about;
+      const { id: client, userId } = connection.reader;
+      const { fields: transport } = this.sink;
       this.context.observer.hears("lobby.message")?.({ client, userId, bytes: data.length, transport });
     }
     return frames.handle(text);
