@@ -15,6 +15,7 @@ import {
 import type { EventId } from "../../src/core/id.js";
 import { takenAt, withAllow } from "../../src/core/narrowing.js";
 import { LIVE, NEVER } from "../../src/core/moment.js";
+import { clientRecord } from "../support/engine.js";
 
 const MEBIBYTE = 1024 * 1024;
 
@@ -28,9 +29,7 @@ function longTopics(count: number, name: string): string[] {
 }
 
 function clientWith(topics: readonly string[]): ClientRecord {
-  const subscriptions = [{ from: id(1), topics }];
-  const places = { cursor: id(1), confirmed: id(1), received: [], sent: [], narrowed: [], node: "this one" };
-  return { id: "a".repeat(32), userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
+  return clientRecord({ topics }, id(1));
 }
 
 /** The client after changes at 2, 3, 4 …, with its cursor where it was. */

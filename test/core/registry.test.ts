@@ -1,16 +1,16 @@
 import fc from "fast-check";
 import { expect, onTestFinished, test } from "vitest";
+import type { Audience } from "../../src/core/audience.js";
 import type { ClientRecord } from "../../src/core/client.js";
 import { ZERO } from "../../src/core/id.js";
 import type { Reader, ReaderConnection } from "../../src/core/reader.js";
 import { Registry } from "../../src/core/registry.js";
 import { matchesTopic } from "../../src/core/topics.js";
+import { clientRecord } from "../support/engine.js";
 import { longestTurn } from "../support/turns.js";
 
 function record(id: string, topics: readonly string[]): ClientRecord {
-  const subscriptions = [{ from: ZERO, topics }];
-  const kept = { cursor: ZERO, confirmed: ZERO, received: [], sent: [], narrowed: [] };
-  return { id, userId: id, subscriptions, rooms: [], ttl: 300, node: "here", ...kept };
+  return clientRecord({ id, userId: id, topics }, ZERO);
 }
 
 function registry(): Registry {
@@ -21,9 +21,9 @@ function registry(): Registry {
 
 const CONNECTION = { close: () => undefined } as unknown as ReaderConnection;
 
-function match(clients: Registry, topic: string): { readers: readonly Reader[]; connected: readonly Reader[] } {
-  const { readers, connected } = clients.match({ id: ZERO, time: 0, topic, message: "1" });
-  return { readers, connected };
+function match(clients: Registry, topic: string): { all: Audience; connected: Audience } {
+  const { all, connected } = clients.match({ id: ZERO, time: 0, topic, message: "1" });
+  return { all, connected };
 }
 
 const subscription = fc.constantFrom("a", "a.b", "a.c", "a.*", "*.b", ">", "*.*", "a.>");
@@ -39,7 +39,7 @@ test("a topic reaches those who subscribe to it now, and no list changes that wa
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
       const clients = registry();
-      const given: { list: readonly Reader[]; copy: readonly Reader[] }[] = [];
+      const given: { audience: Audience; id: string; copy: readonly Reader[] }[] = [];
       for (const { do: what, id, topics, topic } of steps) {
         const reader = clients.get(id);
         if (what === "hold") clients.hold(record(id, topics));
@@ -47,14 +47,20 @@ test("a topic reaches those who subscribe to it now, and no list changes that wa
         else if (what === "connect" && reader) clients.attach(reader, CONNECTION);
         else if (what === "disconnect" && reader) clients.detach(reader);
         else if (what === "publish") {
-          const { readers, connected } = match(clients, topic);
-          const all = [...clients.all()].filter((one) => one.topics.some((name) => matchesTopic(name, topic)));
-          expect(readers.map((one) => one.id).sort()).toEqual(all.map((one) => one.id).sort());
-          expect(new Set(connected)).toEqual(new Set(all.filter((one) => one.connection)));
-          given.push(...[readers, connected].map((list) => ({ list, copy: [...list] })));
+          const { all, connected } = match(clients, topic);
+          const matching = [...clients.all()].filter((one) => one.topics.some((name) => matchesTopic(name, topic)));
+          expect(all.clients.map((one) => one.id).sort()).toEqual(matching.map((one) => one.id).sort());
+          expect(new Set(connected.clients)).toEqual(new Set(matching.filter((one) => one.connection)));
+          given.push(...[all, connected].map((each) => ({ audience: each, id: each.id, copy: [...each.clients] })));
         }
       }
-      for (const { list, copy } of given) expect(list).toEqual(copy);
+      const named = new Map<string, readonly Reader[]>();
+      for (const { audience, id, copy } of given) {
+        expect([audience.id, audience.clients]).toEqual([id, copy]);
+        // The same id always means the same clients.
+        expect(named.get(id) ?? copy).toEqual(copy);
+        named.set(id, copy);
+      }
     }),
     { numRuns: 1000 },
   );
@@ -65,11 +71,11 @@ test("all topics that the same subscriptions match share one list, of one patter
   for (let index = 0; index < 5000; index++) {
     clients.hold(record(String(index), index % 2 ? ["orders.>"] : ["orders.>", "orders.*"]));
   }
-  const lists = new Set<readonly Reader[]>();
-  for (let index = 0; index < 10_000; index++) lists.add(match(clients, `orders.${index}`).readers);
-  for (let index = 0; index < 10_000; index++) lists.add(match(clients, `orders.eu.${index}`).readers);
-  expect(lists.size).toBe(1);
-  expect([...lists][0]).toHaveLength(5000);
+  const audiences = new Set<Audience>();
+  for (let index = 0; index < 10_000; index++) audiences.add(match(clients, `orders.${index}`).all);
+  for (let index = 0; index < 10_000; index++) audiences.add(match(clients, `orders.eu.${index}`).all);
+  expect(audiences.size).toBe(1);
+  expect([...audiences][0]?.clients).toHaveLength(5000);
 });
 
 test("who comes and goes, with many patterns, holds nobody up after very many topics were published to", async () => {

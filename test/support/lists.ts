@@ -3,9 +3,12 @@ import { type ClientRecord, withCursor } from "../../src/core/client.js";
 import { clientOf, listNumber } from "../../src/engines/lmdb/bytes.js";
 import { rowsOf, type Table, type Tables } from "../../src/engines/lmdb/tables.js";
 
-/** What of a client must be the same after a restart: which relay holds it is not, and what ended before its cursor. */
+/**
+ * What of a client must be the same after a restart: its version and which relay holds it are not, nor what ended before its
+ * cursor.
+ */
 export function kept(record: ClientRecord): object {
-  const { node: _, ...rest } = withCursor(record, record.cursor);
+  const { node: _node, version: _version, ...rest } = withCursor(record, record.cursor);
   return rest;
 }
 
