@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { open } from "lmdb";
 import { expect, onTestFinished, test } from "vitest";
-import type { Matched } from "../../src/core/engine.js";
+import type { Audience } from "../../src/core/engine.js";
 import { takeTurns } from "../../src/core/turns.js";
 import { AUDIENCE_LIFE, Audiences } from "../../src/engines/lmdb/audiences.js";
-import type { Audience } from "../../src/engines/lmdb/block.js";
+import type { Audience as AudienceRef } from "../../src/engines/lmdb/block.js";
 import { Changes, openTables } from "../../src/engines/lmdb/tables.js";
 import { temporaryDirectory } from "../support/directory.js";
 
@@ -26,14 +26,14 @@ class Kept {
   }
 
   /** @param isLost whether the commit fails */
-  async keep(ms: number, list: readonly Matched[], isLost = false): Promise<Audience> {
+  async keep(ms: number, matched: readonly Audience[], isLost = false): Promise<AudienceRef> {
     const changes = new Changes();
-    let audience: Audience = [];
+    let audience: AudienceRef = [];
     const { audiences } = this;
     const seq = this.seq++;
     await takeTurns(
       (function* () {
-        audience = yield* audiences.keep(changes, { ms, seq }, list);
+        audience = yield* audiences.keep(changes, { ms, seq }, matched);
       })(),
     );
     this.bytes += changes.bytes;
@@ -43,22 +43,31 @@ class Kept {
   }
 }
 
+type Client = Audience["clients"][number];
+
 let clients = 0;
-function client(): Matched {
+function client(): Client {
   return { id: (++clients).toString(16).padStart(32, "0") };
 }
 
-function crowd(size: number): Matched[] {
+function crowd(size: number): Client[] {
   return Array.from({ length: size }, client);
+}
+
+let audiences = 0;
+function audienceOf(list: readonly Client[]): Audience {
+  return { id: `relay/${++audiences}`, clients: list };
 }
 
 test("a client that comes and goes among thousands costs bytes, not the whole list", async () => {
   const kept = new Kept();
   const all = crowd(5000);
-  const [restless] = crowd(1) as [Matched];
-  await kept.keep(0, all);
+  const restless = client();
+  await kept.keep(0, [audienceOf(all)]);
   const before = kept.bytes;
-  for (let count = 1; count <= 100; count++) await kept.keep(count, count % 2 ? [...all, restless] : [...all]);
+  for (let count = 1; count <= 100; count++) {
+    await kept.keep(count, [audienceOf(count % 2 ? [...all, restless] : [...all])]);
+  }
   expect(before).toBeGreaterThan(5000 * 16);
   expect(kept.bytes - before).toBeLessThan(100 * 100);
 });
@@ -74,6 +83,8 @@ test(
       isShuffled: fc.nat(20).map((chance) => chance === 0),
       after: fc.oneof(fc.nat(100), fc.nat(40_000)),
       isLost: fc.nat(9).map((chance) => chance === 0),
+      // How many of the clients another relay holds.
+      elsewhere: fc.oneof(fc.constant(0), fc.nat(30)),
     });
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 40 }), async (steps) => {
@@ -81,18 +92,21 @@ test(
         const first = client();
         // All of them begin with the same client.
         const lists = [0, 20, 100, 1000].map((size) => [first, ...crowd(size)]);
-        const said: { ms: number; audience: Audience; list: readonly Matched[] }[] = [];
+        const said: { audience: AudienceRef; list: readonly Client[] }[] = [];
         let ms = 0;
-        for (const { which, removed, added, isShuffled, after, isLost } of steps) {
+        for (const { which, removed, added, isShuffled, after, isLost, elsewhere } of steps) {
           ms += after;
-          const gone = new Set(removed.map((place) => place % (lists[which] as Matched[]).length));
-          const left = (lists[which] as Matched[]).filter((_, index) => !gone.has(index));
+          const gone = new Set(removed.map((place) => place % (lists[which] as Client[]).length));
+          const left = (lists[which] as Client[]).filter((_, index) => !gone.has(index));
           const list = [...(isShuffled ? left.reverse() : left), ...crowd(added)];
           lists[which] = list;
-          const audience = await kept.keep(ms, list, isLost);
-          if (!isLost) said.push({ ms, audience, list });
-          // The same list, for another event.
-          if (!isLost) said.push({ ms, audience: await kept.keep(ms, list), list });
+          const others = list.slice(list.length - elsewhere);
+          const here = list.slice(0, list.length - others.length);
+          const matched = (others.length > 0 ? [here, others] : [here]).map(audienceOf);
+          const audience = await kept.keep(ms, matched, isLost);
+          if (!isLost) said.push({ audience, list });
+          // The same clients, for another event.
+          if (!isLost) said.push({ audience: await kept.keep(ms, matched), list });
         }
         for (const { audience, list } of said) {
           expect(kept.audiences.clients(audience)).toEqual(list.map(({ id }) => id));
@@ -108,9 +122,9 @@ test("what a list is kept as a difference to is not older than what is kept for 
   const all = crowd(200);
   let [most, base] = [0, 0];
   for (let ms = 0; ms < 300_000; ms += 7000) {
-    const list = [...all, client()];
+    const matched = [audienceOf([...all, client()])];
     const before = kept.bytes;
-    for (const later of [0, 3000]) await kept.keep(ms + later, list);
+    for (const later of [0, 3000]) await kept.keep(ms + later, matched);
     if (kept.bytes - before > 200 * 16) base = ms;
     most = Math.max(most, ms + 3000 - base);
   }

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { setTimeout as delay } from "node:timers/promises";
-import { Log } from "../../src/core/log.js";
 import type { EventId } from "../../src/core/id.js";
 import { compareIds } from "../../src/core/id.js";
 import { Changes } from "../../src/engines/lmdb/tables.js";
+import { commit, Listener } from "../support/engine.js";
 import { MemorySink, open, turns } from "../support/sink.js";
 import { pong, Stage } from "../support/stage.js";
 
@@ -51,6 +51,7 @@ describe("a history that was lost", () => {
 
   test("does not keep the relay from telling what is trimmed on the open connection before it", async () => {
     const stage = await Stage.begin(["old"], { count: 300 });
+    const listener = await Listener.on(stage.engine);
     const message = JSON.stringify("x".repeat(60_000));
     const early: EventId[] = [];
     for (let n = 0; n < 100; n++) early.push(await stage.publish({ topic: "q", message }));
@@ -67,10 +68,8 @@ describe("a history that was lost", () => {
     await turns(40);
     expect(connection.live).toBe(false);
     for (let n = 0; n < 160; n++) await stage.publish({ topic: "other" });
-    stage.engine.trim(stage.engine.now());
-    await stage.engine.probe();
-    await stage.engine.probe();
-    expect(compareIds(stage.engine.floor, early.at(-1) as EventId)).toBeGreaterThan(0);
+    await commit(stage.engine, 2);
+    expect(compareIds(listener.floor, early.at(-1) as EventId)).toBeGreaterThan(0);
     sink.resume();
     await turns(100);
     expect(connection.live).toBe(true);
@@ -83,6 +82,7 @@ describe("a history that was lost", () => {
 
 test("what was trimmed after a client's last position is no gap, when its many topic changes are all before that", async () => {
   const stage = await Stage.begin(["a"], { count: 20 });
+  const listener = await Listener.on(stage.engine);
   for (let n = 0; n < 12; n++) {
     await stage.publish({ topic: n % 2 === 0 ? "a" : "b" });
     await stage.relay.clients.change(stage.id, { set: [n % 2 === 0 ? "b" : "a"] });
@@ -93,11 +93,9 @@ test("what was trimmed after a client's last position is no gap, when its many t
   await stage.lose(opened);
   const record = await stage.relay.clients.get(stage.id);
   for (let n = 0; n < 60; n++) await stage.publish({ topic: "other" });
-  stage.engine.trim(stage.engine.now());
-  await stage.engine.probe();
-  await stage.engine.probe();
-  expect(compareIds(stage.engine.floor, position)).toBeGreaterThan(0);
-  expect((await new Log(stage.engine).reach(record, position)).gap).toBe(false);
+  await commit(stage.engine, 2);
+  expect(compareIds(listener.floor, position)).toBeGreaterThan(0);
+  expect((await listener.log.reach(record, position)).gap).toBe(false);
 });
 
 test("a report of progress that fails does not move on a client that has gone back meanwhile", async () => {
@@ -132,7 +130,7 @@ describe("an orderly stop", () => {
     await stage.publish({ key: "k" });
     expect(opened.sink.events).toHaveLength(2);
     await stage.relay.connections.stop();
-    await stage.engine.probe();
+    await commit(stage.engine);
     await stage.relay.connections.closed(opened.connection, true);
     expect(await stage.state(replaced)).toBe("confirmed");
     await stage.crash();

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-
+import { commit, Listener } from "../support/engine.js";
 import { lineEncoders, MemorySink, open, type Opened, turns } from "../support/sink.js";
 import { pong, Stage } from "../support/stage.js";
 
@@ -23,8 +23,7 @@ async function openRaw(stage: Stage, isTold = false): Promise<Opened> {
 /** More than the log keeps. */
 async function publishMore(stage: Stage): Promise<void> {
   for (let n = 0; n < 20; n++) await stage.publish();
-  stage.engine.trim(stage.engine.now());
-  await stage.engine.probe();
+  await commit(stage.engine);
 }
 
 describe("a gap stays owed until the client has confirmed something later", () => {
@@ -72,9 +71,8 @@ describe("a gap stays owed until the client has confirmed something later", () =
 
   test("a gap with nothing after it is asked for, so that it is told once", async () => {
     const stage = await Stage.begin(["a"], { age: 1 });
-    await stage.publish();
-    stage.engine.trim(stage.engine.now() + 1000);
-    await stage.engine.probe();
+    const listener = await Listener.on(stage.engine);
+    await listener.trimmedThrough(await stage.publish());
     const told = await openRaw(stage, true);
     expect(told.sink.pings).toHaveLength(1);
     pong(told);

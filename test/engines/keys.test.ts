@@ -9,6 +9,7 @@ import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.j
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { packKey, unpackKey } from "../../src/engines/local/packed-key.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { commit, Listener } from "../support/engine.js";
 import { longestTurn } from "../support/turns.js";
 
 const RETENTION = { age: 3_600_000, count: 1000, bytes: 2 ** 26 };
@@ -44,14 +45,14 @@ function onceOf(owner: string, key: string, lasts = 10 * MINUTE): Once {
 }
 
 async function publish(engine: Engine, once: Once): Promise<boolean> {
-  const { ids, duplicate } = await engine.append([DRAFT], once);
-  if (!duplicate) await engine.settle(once, ids, REPLY);
+  const { ids, duplicate } = await engine.append([DRAFT], { once });
+  if (!duplicate) await engine.replies?.settle(once, ids, REPLY);
   return duplicate !== undefined;
 }
 
-/** Sets the clock forward. */
+/** Sets the clock; engines look at what is old when it is advanced. */
 function setClock(now: number): void {
-  vi.useFakeTimers({ now, toFake: ["Date"] });
+  vi.useFakeTimers({ now, toFake: ["Date", "setInterval", "clearInterval"] });
   onTestFinished(() => void vi.useRealTimers());
 }
 
@@ -61,10 +62,10 @@ describe.each(Object.entries(engines))("idempotency keys of %s", (_name, make) =
     const start = Date.now();
     setClock(start);
     for (const minutes of [3, 5, 7]) await publish(engine, onceOf("a", `${minutes}`, minutes * MINUTE));
-    const head = engine.head;
+    const listener = await Listener.on(engine);
     const refused = { code: "too_many", limit: "idempotency_keys" };
     await expect(publish(engine, onceOf("a", "more"))).rejects.toMatchObject({ ...refused, retryAfter: 180 });
-    expect(engine.head).toEqual(head);
+    expect(listener.entries).toEqual([]);
     expect(await publish(engine, onceOf("a", "5"))).toBe(true);
     expect(await publish(engine, onceOf("b", "more"))).toBe(false);
     expect(await publish(engine, onceOf("", "more"))).toBe(false);
@@ -88,13 +89,15 @@ describe.each(Object.entries(engines))("idempotency keys of %s", (_name, make) =
     const engine = await make(SMALL);
     const start = Date.now();
     setClock(start);
+    await Listener.on(engine);
     for (let round = 0; round < 20; round++) {
       const once = onceOf("a", "k", MINUTE);
       expect(await publish(engine, once)).toBe(false);
-      if (round % 2) engine.trim(Date.now());
-      await engine.probe();
+      // The engine looks at what is old in each second.
+      if (round % 2) vi.advanceTimersByTime(1000);
+      await commit(engine);
       expect(await publish(engine, once)).toBe(true);
-      vi.setSystemTime(Date.now() + MINUTE);
+      vi.setSystemTime(once.until);
     }
   });
 });
@@ -123,15 +126,15 @@ describe("idempotency keys on disk", () => {
     // There is always a view of the tables from before the commit.
     let reading = setImmediate(read);
     function read(): void {
-      void engine.append([DRAFT], onceOf("a", "0"));
+      void engine.append([DRAFT], { once: onceOf("a", "0") });
       reading = setImmediate(read);
     }
     for (let index = 1; index < 300; index++) {
       const once = onceOf("a", `${index}`);
-      const { ids } = await engine.append([DRAFT], once);
-      expect(await engine.append([DRAFT], once)).toEqual({ ids, duplicate: { reply: undefined } });
-      await engine.settle(once, ids, REPLY);
-      expect(await engine.append([DRAFT], once)).toEqual({ ids, duplicate: { reply: REPLY } });
+      const { ids } = await engine.append([DRAFT], { once });
+      expect(await engine.append([DRAFT], { once })).toEqual({ ids, duplicate: { reply: undefined } });
+      await engine.replies?.settle(once, ids, REPLY);
+      expect(await engine.append([DRAFT], { once })).toEqual({ ids, duplicate: { reply: REPLY } });
     }
     clearImmediate(reading);
   });
@@ -152,6 +155,7 @@ describe("idempotency keys on disk", () => {
     const engine = await openLmdb(directory);
     const start = Date.now();
     setClock(start);
+    await Listener.on(engine);
     for (let batch = 0; batch < 45; batch++) {
       const owner = `owner-${batch % 3}`;
       await Promise.all(
@@ -160,8 +164,8 @@ describe("idempotency keys on disk", () => {
     }
     vi.setSystemTime(start + 10 * MINUTE);
     const drop = async (): Promise<void> => {
-      engine.trim(Date.now());
-      for (let commit = 0; commit < 150; commit++) await engine.probe();
+      vi.advanceTimersByTime(1000);
+      await commit(engine, 150);
     };
     expect(await longestTurn(drop, 1)).toBeLessThan(10);
     await engine.close();
@@ -184,7 +188,7 @@ describe("idempotency keys on disk", () => {
     for (const [index, row] of rows.entries()) await old.put(Buffer.of(index), Buffer.from(JSON.stringify(row)));
     await root.close();
     const engine = await openLmdb(directory);
-    const found = async (owner: string, key: string) => engine.append([DRAFT], onceOf(owner, key));
+    const found = async (owner: string, key: string) => engine.append([DRAFT], { once: onceOf(owner, key) });
     expect(await found("backend", "order:1")).toEqual({ ids, duplicate: { reply: REPLY } });
     expect(await found("", "backend:order:1")).toEqual({ ids, duplicate: { reply: REPLY } });
     expect(await found("", "plain")).toEqual({ ids, duplicate: { reply: undefined } });

@@ -18,6 +18,7 @@ import { Changes, openTables, type Tables } from "../../src/engines/lmdb/tables.
 import { Writer } from "../../src/engines/lmdb/writer.js";
 import { Uptime } from "../../src/engines/lmdb/uptime.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { clientRecord } from "../support/engine.js";
 import { checkLists, kept } from "../support/lists.js";
 import { relaySettings } from "../support/settings.js";
 import { open } from "../support/sink.js";
@@ -297,7 +298,7 @@ class Disk {
       default:
     }
     const id = `${step.client}${this.generation}`.padStart(32, "0");
-    const record = this.clients.get(id) ?? fresh(id, at);
+    const record = this.clients.get(id) ?? clientRecord({ id, topics: MANY }, at);
     if (step.do === "change") {
       const changed = step.how(record, at);
       this.clients.set(id, changed);
@@ -345,20 +346,6 @@ class Disk {
     this.writer = new Writer(this.tables, reader, new Audiences(this.tables.audiences), lists, UPTIME);
     this.written = () => lists.written();
   }
-}
-
-function fresh(id: string, at: EventId): ClientRecord {
-  const places = {
-    cursor: at,
-    confirmed: at,
-    received: [],
-    sent: [],
-    narrowed: [],
-    node: "this one",
-    ttl: 300,
-    rooms: [],
-  };
-  return { id, userId: 1, subscriptions: [{ from: at, topics: MANY }], ...places };
 }
 
 function fail(): never {

@@ -14,6 +14,7 @@ import { openDirectory } from "../../src/engines/lmdb/directory.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { Changes, META, openTables, type Tables } from "../../src/engines/lmdb/tables.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { commit, Listener } from "../support/engine.js";
 import { relaySettings } from "../support/settings.js";
 import { open, turns } from "../support/sink.js";
 import { pong } from "../support/stage.js";
@@ -95,7 +96,7 @@ describe("an upgrade from version 3", () => {
     const after = await start();
     // The client comes back: nothing else.
     await opened(after.relay, id);
-    await expect(after.engine.probe()).resolves.toBeUndefined();
+    await expect(commit(after.engine)).resolves.toBeUndefined();
     await expect(publish(after.relay, { topic: "other" })).resolves.toBeDefined();
   });
 
@@ -154,42 +155,42 @@ describe("no gap is said for an event that one of ttl 0 has replaced", () => {
     const directory = temporaryDirectory();
     const engine = await openLmdbEngine({ directory, retention: { ...RETENTION, count: 10 } });
     onTestFinished(() => engine.close());
-    const start = engine.head;
+    const listener = await Listener.on(engine);
     // One block.
     await engine.append([draft({ topic: "a", key: "k" }), ...Array.from({ length: 9 }, () => draft())]);
     await engine.append([draft({ topic: "a", key: "k", ttl: 0 })]);
-    expect(await engine.trimmed({ after: start, topics: ["a"], user: "1" })).toBe(false);
+    expect(await listener.misses(["a"])).toBe(false);
     await engine.append(Array.from({ length: 5 }, () => draft()));
-    for (let n = 0; n < 3; n++) await engine.probe();
-    expect(await engine.trimmed({ after: start, topics: ["a"], user: "1" })).toBe(false);
+    await commit(engine, 3);
+    expect(await listener.misses(["a"])).toBe(false);
     await engine.append(Array.from({ length: 9 }, () => draft()));
-    for (let n = 0; n < 3; n++) await engine.probe();
+    await commit(engine, 3);
     // The block is gone.
-    expect(await engine.trimmed({ after: start, topics: ["a"], user: "1" })).toBe(false);
+    expect(await listener.misses(["a"])).toBe(false);
   });
 
   test("when it is trimmed with the commit that brings the replacement", async () => {
     const directory = temporaryDirectory();
     const engine = await openLmdbEngine({ directory, retention: { ...RETENTION, count: 1 } });
     onTestFinished(() => engine.close());
-    const start = engine.head;
+    const listener = await Listener.on(engine);
     await engine.append([draft({ topic: "a", key: "k" })]);
     await engine.append([draft({ topic: "a", key: "k", ttl: 0 }), draft(), draft()]);
-    for (let n = 0; n < 3; n++) await engine.probe();
-    expect(await engine.trimmed({ after: start, topics: ["a"], user: "1" })).toBe(false);
+    await commit(engine, 3);
+    expect(await listener.misses(["a"])).toBe(false);
   });
 
   test("when it had replaced another one, and the floor stands within their block", async () => {
     const directory = temporaryDirectory();
     const engine = await openLmdbEngine({ directory, retention: { ...RETENTION, count: 10 } });
     onTestFinished(() => engine.close());
-    const start = engine.head;
+    const listener = await Listener.on(engine);
     const first = draft({ topic: "a", key: "k" });
     await engine.append([first, ...Array.from({ length: 8 }, () => draft()), first]);
     await engine.append([draft({ topic: "a", key: "k", ttl: 0 })]);
     await engine.append(Array.from({ length: 5 }, () => draft()));
-    for (let n = 0; n < 3; n++) await engine.probe();
-    expect(await engine.trimmed({ after: start, topics: ["a"], user: "1" })).toBe(false);
+    await commit(engine, 3);
+    expect(await listener.misses(["a"])).toBe(false);
   });
 });
 
@@ -303,7 +304,7 @@ describe("an orderly end", () => {
     expect(connected.sink.events).toHaveLength(1);
     await relay.connections.keepProgress();
     const full = vi.spyOn(Changes.prototype, "commit").mockRejectedValue(new Error("ENOSPC"));
-    await engine.probe().catch(() => undefined);
+    await commit(engine).catch(() => undefined);
     pong(connected);
     expect(await stateOf(relay, event)).toBe("confirmed");
     await relay.stop();

@@ -1,9 +1,9 @@
 import { expect, onTestFinished, test } from "vitest";
-import type { ClientRecord } from "../../src/core/client.js";
-import type { Follower } from "../../src/core/engine.js";
+import { type ClientRecord, NOBODY } from "../../src/core/client.js";
 import { type Loading, type Progress, UNOBSERVED } from "../../src/core/loading.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { clientRecord, findClient, Listener, putClient } from "../support/engine.js";
 import { longestTurn } from "../support/turns.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 30 };
@@ -17,46 +17,30 @@ function clientId(index: number): string {
 async function directoryOfMany(): Promise<string> {
   const directory = temporaryDirectory();
   const engine = await openLmdbEngine({ directory, retention: RETENTION });
-  const made = Array.from({ length: CLIENTS }, (_, index) =>
-    engine.clients.update(clientId(index), (_known, at): ClientRecord => {
-      const subscriptions = [{ from: at, topics: [`orders.${index}`, "news"] }];
-      const expiresAt = Date.now() + 3_600_000;
-      const rest = { rooms: [], received: [], sent: [], narrowed: [], node: "an earlier one", ttl: 3600, expiresAt };
-      return { id: clientId(index), userId: index, subscriptions, cursor: at, confirmed: at, ...rest };
-    }),
-  );
+  const made = Array.from({ length: CLIENTS }, (_, index) => {
+    const who = { id: clientId(index), userId: index, topics: [`orders.${index}`, "news"], node: "an earlier one" };
+    return putClient(engine, clientRecord({ ...who, ttl: 3600, expiresAt: Date.now() + 3_600_000 }));
+  });
   await Promise.all(made);
   await engine.close();
   return directory;
-}
-
-function follower(followed: ClientRecord[]): Follower {
-  return {
-    node: "this one",
-    follow: (entry) => {
-      if (entry.kind === "client") followed.push(entry.record);
-      return [];
-    },
-    answer: async () => ({ connections: 0, deliveries: [] }),
-  };
 }
 
 test("a start with many clients leaves the event loop to others, says how far it is, and forgets nobody", async () => {
   const directory = await directoryOfMany();
   const steps = new Map<string, Progress>();
   const loading: Loading = { ...UNOBSERVED, progress: (progress) => void steps.set(progress.step, progress) };
-  let followed: ClientRecord[] = [];
+  let inherited: readonly ClientRecord[] = [];
   const start = async (): Promise<void> => {
-    followed = [];
     const engine = await openLmdbEngine({ directory, retention: RETENTION, loading });
-    await engine.join(follower(followed), loading);
-    expect((await engine.clients.of("17")).map(({ id }) => id)).toEqual([clientId(17)]);
+    inherited = (await Listener.on(engine, loading)).inherited;
+    expect((await engine.find({ user: "17" })).map(({ id }) => id)).toEqual([clientId(17)]);
     await engine.close();
   };
   // In units of a few milliseconds; in one go it takes more than a hundred.
   expect(await longestTurn(start)).toBeLessThan(15);
-  expect(followed).toHaveLength(CLIENTS);
-  expect(followed[5]).toMatchObject({ id: clientId(5), userId: 5, node: "this one", ttl: 3600 });
+  expect(inherited).toHaveLength(CLIENTS);
+  expect(inherited[5]).toMatchObject({ id: clientId(5), userId: 5, node: NOBODY, ttl: 3600 });
   expect([...steps.keys()]).toEqual(["checking pages", "reading clients", "taking over clients"]);
   for (const { done, of } of steps.values()) expect(done).toBeLessThanOrEqual(of);
 }, 60_000);
@@ -70,5 +54,5 @@ test("a start that is given up ends soon, and the directory can be opened again"
   }
   const engine = await openLmdbEngine({ directory, retention: RETENTION });
   onTestFinished(() => engine.close());
-  expect(await engine.clients.get(clientId(CLIENTS - 1))).toMatchObject({ userId: CLIENTS - 1 });
+  expect(await findClient(engine, clientId(CLIENTS - 1))).toMatchObject({ userId: CLIENTS - 1 });
 });

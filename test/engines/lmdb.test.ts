@@ -2,13 +2,13 @@ import { cpSync, rmSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Relay } from "../../src/core/relay.js";
-import type { Engine, EngineReading } from "../../src/core/engine.js";
+import type { Engine } from "../../src/core/engine.js";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
-import { compareIds, type EventId } from "../../src/core/id.js";
-import type { Query } from "../../src/engines/local/window.js";
+import { compareIds, type EventId, ZERO } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
 import { type LmdbOptions, openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { commit, Listener, readAll } from "../support/engine.js";
 import { anySteps, Model } from "../support/model.js";
 import { testEngine } from "./conformance.js";
 import { relaySettings } from "../support/settings.js";
@@ -44,17 +44,6 @@ async function reopening(
   };
   onTestFinished(async () => engine?.close());
   return { engine: await start(), reopen: start };
-}
-
-/** Reads on to the end. */
-async function readAll(engine: Engine, query: Query): Promise<Event[]> {
-  const read: Event[] = [];
-  for (let after: EventId | undefined = query.after; after;) {
-    const reading: EngineReading | undefined = await engine.read?.({ ...query, after });
-    read.push(...(reading?.events ?? []));
-    after = reading?.through;
-  }
-  return read;
 }
 
 describe("reads from disk", () => {
@@ -100,7 +89,7 @@ describe("reads from disk", () => {
               (event, index) => !events.slice(index + 1).some((later) => replaces(later, event)),
             );
             for (const { topics, user: name, limit, after, until } of queries) {
-              const place = (index: number): EventId => events[Math.min(index, events.length - 1)]?.id ?? engine.origin;
+              const place = (index: number): EventId => events[Math.min(index, events.length - 1)]?.id ?? ZERO;
               const [from, to] = [place(after), until === undefined ? undefined : place(until)];
               const expected = kept
                 .filter(({ id }) => compareIds(id, from) > 0 && (!to || compareIds(id, to) <= 0))
@@ -120,7 +109,6 @@ describe("reads from disk", () => {
 
   test("a pattern over thousands of topics reads everything, in order", async () => {
     const { engine, reopen } = await reopening();
-    const start = engine.head;
     const drafts = Array.from({ length: 3000 }, (_, index) => ({ topic: `t.${index}`, message: String(index) }));
     await engine.append(drafts);
     await engine.append([
@@ -129,7 +117,7 @@ describe("reads from disk", () => {
       { topic: "t.x", message: '"last"' },
     ]);
     const again = await reopen();
-    const events = await readAll(again, { topics: ["t.*"], user: "1", after: start, limit: 256 });
+    const events = await readAll(again, { topics: ["t.*"], user: "1", after: ZERO, limit: 256 });
     const read = events.map(({ message }) => message);
     expect(read).toEqual([...drafts.map(({ message }) => message), '"last"']);
   });
@@ -146,11 +134,12 @@ test("a directory is not opened twice, and again when it was closed", async () =
 
 test("an event that is trimmed has no receipt, also while its block is on disk", async () => {
   const { engine } = await reopening({ retention: { ...RETENTION, count: 4 } });
+  const listener = await Listener.on(engine);
   const { ids } = await engine.append(Array.from({ length: 10 }, () => ({ topic: "a", message: "1" })));
   // A commit, which trims.
-  await engine.probe();
-  expect(engine.floor).toEqual(ids[5]);
-  const known = await Promise.all(ids.map(async (id) => (await engine.receipt?.(id)) !== undefined));
+  await commit(engine);
+  expect(listener.floor).toEqual(ids[5]);
+  const known = await Promise.all(ids.map(async (id) => (await engine.receipts?.find(id)) !== undefined));
   expect(known).toEqual(ids.map((_, index) => index > 5));
 });
 
@@ -198,7 +187,7 @@ test("a long request with an idempotency key is on disk whole when it is answere
   onTestFinished(() => engine.close());
   const drafts = Array.from({ length: 20_000 }, (_, n) => ({ topic: "long", message: String(n) }));
   const once = { owner: "", key: "k", fingerprint: "f", until: Date.now() + 600_000 };
-  const both = [engine.append(drafts, once), engine.append(drafts, once)];
+  const both = [engine.append(drafts, { once }), engine.append(drafts, { once })];
   const others: Promise<unknown>[] = [];
   const timer = setInterval(() => others.push(engine.append([{ topic: "other", message: "1" }])), 1);
   const [first, second] = await Promise.all(both);
@@ -213,12 +202,7 @@ test("a long request with an idempotency key is on disk whole when it is answere
   expect([first?.duplicate, second?.duplicate]).toEqual([undefined, { reply: undefined }]);
   const left = await openLmdbEngine({ directory: copy, retention: RETENTION });
   onTestFinished(() => left.close());
-  const found: string[] = [];
-  for (let after: EventId | undefined = left.origin; after;) {
-    const reading = (await left.read?.({ after, topics: ["long"], user: "1", limit: 1000 })) as EngineReading;
-    found.push(...reading.events.map(({ message }) => message));
-    after = reading.through;
-  }
-  expect(found).toEqual(drafts.map(({ message }) => message));
-  expect(await left.append(drafts, once)).toMatchObject({ duplicate: {} });
+  const found = await readAll(left, { after: ZERO, topics: ["long"], user: "1", limit: 1000 });
+  expect(found.map(({ message }) => message)).toEqual(drafts.map(({ message }) => message));
+  expect(await left.append(drafts, { once })).toMatchObject({ duplicate: {} });
 });

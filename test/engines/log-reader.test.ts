@@ -1,16 +1,18 @@
 import { rmSync } from "node:fs";
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import type { Query } from "../../src/core/engine.js";
 import { type Event, type EventDraft, isFor } from "../../src/core/event.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
 import { compareIds, type EventId } from "../../src/core/id.js";
 import { matchesTopic } from "../../src/core/topics.js";
-import type { Query, StoreReading } from "../../src/engines/local/window.js";
+import type { StoreReading } from "../../src/engines/local/window.js";
 import { openDirectory } from "../../src/engines/lmdb/directory.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { LogReader, type ReadBounds } from "../../src/engines/lmdb/log-reader.js";
 import { openTables } from "../../src/engines/lmdb/tables.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { Listener } from "../support/engine.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
 
@@ -44,12 +46,14 @@ interface Kept {
 async function keep(batches: readonly (readonly EventDraft[])[]): Promise<Kept> {
   const directory = temporaryDirectory();
   const engine = await openLmdbEngine({ directory, retention: RETENTION });
+  const listener = await Listener.on(engine);
   const events: Event[] = [];
   for (const drafts of batches) {
     const { ids } = await engine.append(drafts);
     events.push(...ids.map((id, index) => ({ ...(drafts[index] as EventDraft), id, time: id.ms })));
   }
-  const { origin, head } = engine;
+  const { head } = listener;
+  const { origin } = listener.bounds;
   await engine.close();
   const root = await openDirectory(directory, UNOBSERVED);
   const tables = openTables(root);

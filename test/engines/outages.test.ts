@@ -1,6 +1,6 @@
 import { afterEach, expect, onTestFinished, test, vi } from "vitest";
 import { Clock } from "../../src/core/clock.js";
-import { type ClientRecord, withCursor } from "../../src/core/client.js";
+import { withCursor } from "../../src/core/client.js";
 import type { Once } from "../../src/core/engine.js";
 import { type EventId, ZERO } from "../../src/core/id.js";
 import { UNOBSERVED } from "../../src/core/loading.js";
@@ -16,6 +16,7 @@ import { Changes, openTables } from "../../src/engines/lmdb/tables.js";
 import { Writer } from "../../src/engines/lmdb/writer.js";
 import { Uptime } from "../../src/engines/lmdb/uptime.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { clientRecord, commit, Listener } from "../support/engine.js";
 import { relaySettings } from "../support/settings.js";
 import { open } from "../support/sink.js";
 
@@ -82,9 +83,7 @@ test("progress that came while a commit failed is not written over with what was
     UPTIME,
   );
   const id = "1".padStart(32, "0");
-  const places = { cursor: at(10), confirmed: at(10), received: [], sent: [], narrowed: [], node: "this one" };
-  const subscriptions = [{ from: at(10), topics: ["a"] }];
-  const record: ClientRecord = { id, userId: 1, subscriptions, rooms: [], ttl: 300, ...places };
+  const record = clientRecord({ id, topics: ["a"] }, at(10));
   const [failed, later, all] = [new Group(), new Group(), new Group()];
   failed.putClient(record);
   later.moveClient(withCursor(record, at(20)));
@@ -100,33 +99,35 @@ test("progress that came while a commit failed is not written over with what was
 test("after an outage that outlasts idempotency keys, a restart knows those that came later", async () => {
   const options = { directory: temporaryDirectory(), retention: RETENTION };
   const start = Date.now();
-  vi.useFakeTimers({ now: start, toFake: ["Date"] });
+  vi.useFakeTimers({ now: start, toFake: ["Date", "setInterval", "clearInterval"] });
   const onceFor = (key: string): Once => ({ owner: "a", key, fingerprint: "f", until: Date.now() + 600_000 });
   const [drafts, counts] = [[{ topic: "a", message: "1" }], [{ matched: 1, sent: 1, waiting: 0 }]];
   const first = await openLmdbEngine(options);
+  await Listener.on(first);
+  const { replies } = first;
   const early = Array.from({ length: 20 }, (_, number) => onceFor(`early ${number}`));
-  const ids = await Promise.all(early.map(async (once) => (await first.append(drafts, once)).ids));
+  const ids = await Promise.all(early.map(async (once) => (await first.append(drafts, { once })).ids));
   vi.setSystemTime(start + 20_000);
   const middle = onceFor("middle");
-  await first.settle(middle, (await first.append(drafts, middle)).ids, counts);
+  await replies.settle(middle, (await first.append(drafts, { once: middle })).ids, counts);
   const full = vi.spyOn(Changes.prototype, "commit").mockRejectedValue(new Error("ENOSPC"));
-  await Promise.allSettled(early.map((once, index) => first.settle(once, ids[index] ?? [], counts)));
+  await Promise.allSettled(early.map((once, index) => replies.settle(once, ids[index] ?? [], counts)));
   vi.setSystemTime(start + 605_000);
   full.mockRestore();
   const isWell = async (): Promise<boolean> =>
-    first.probe().then(
+    commit(first).then(
       () => true,
       () => false,
     );
   await expect.poll(isWell, { timeout: 5000 }).toBe(true);
   const late = onceFor("late");
-  const { ids: lateIds } = await first.append(drafts, late);
-  await first.settle(late, lateIds, counts);
+  const { ids: lateIds } = await first.append(drafts, { once: late });
+  await replies.settle(late, lateIds, counts);
   vi.setSystemTime(start + 621_000);
-  first.trim(Date.now());
-  await first.probe();
+  vi.advanceTimersByTime(1000);
+  await commit(first);
   await first.close();
   const second = await openLmdbEngine(options);
   onTestFinished(() => second.close());
-  expect(await second.append(drafts, late)).toMatchObject({ ids: lateIds, duplicate: {} });
+  expect(await second.append(drafts, { once: late })).toMatchObject({ ids: lateIds, duplicate: {} });
 });

@@ -3,6 +3,7 @@ import { expect, onTestFinished, test } from "vitest";
 import type { Engine } from "../../src/core/engine.js";
 import { Relay } from "../../src/core/relay.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
+import { commit } from "../support/engine.js";
 import { relaySettings } from "../support/settings.js";
 import { Stage } from "../support/stage.js";
 
@@ -39,8 +40,7 @@ async function grow({ relay, engine, id }: Place): Promise<void> {
   }
   await pause(1100);
   for (let n = 0; n < 400; n++) await relay.publisher.publish([{ topic: `other.${n}`, message: "1" }]);
-  engine.trim(engine.now());
-  await engine.probe();
+  await commit(engine);
 }
 
 const places = {

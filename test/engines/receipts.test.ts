@@ -1,6 +1,7 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import type { EventId } from "../../src/core/id.js";
+import { commit, findClient } from "../support/engine.js";
 import { pong, Stage, type State } from "../support/stage.js";
 
 describe("what a client never received is not called confirmed", () => {
@@ -266,14 +267,14 @@ test("what a client has received of a part of the log that is trimmed is not kep
     await stage.publish({ key: "k" });
     pong(opened);
     await stage.lose(opened);
-    counts.push((await stage.engine.clients.get(stage.id))?.received.length ?? 0);
+    counts.push((await findClient(stage.engine, stage.id))?.received.length ?? 0);
   }
   for (let n = 0; n < 40; n++) await stage.publish({ topic: "other" });
-  for (let n = 0; n < 5; n++) await stage.engine.probe();
+  await commit(stage.engine, 5);
   const opened = await stage.connect();
   await stage.publish();
   pong(opened);
   await stage.flush();
-  const record = await stage.engine.clients.get(stage.id);
+  const record = await findClient(stage.engine, stage.id);
   expect(record?.received.length, `it had ${counts.join()}`).toBeLessThan(5);
 });

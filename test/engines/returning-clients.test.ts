@@ -1,12 +1,12 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { EventId } from "../../src/core/id.js";
+import { commit } from "../support/engine.js";
 import { lineEncoders, MemorySink, open, turns } from "../support/sink.js";
 import { pong, Stage } from "../support/stage.js";
 
 async function trim(stage: Stage, events = 20): Promise<void> {
   for (let n = 0; n < events; n++) await stage.publish({ topic: "other" });
-  stage.engine.trim(stage.engine.now());
-  await stage.engine.probe();
+  await commit(stage.engine);
 }
 
 /** Its socket is gone by the time it is there: it has gone back, and was sent nothing. Then its topics change. */
@@ -127,10 +127,9 @@ describe("a client without a connection ends", () => {
     await stage.connect({ manualAck: true });
     await stage.publish();
     await trim(stage);
-    const trimmed = engine.trimmed.bind(engine);
-    engine.trimmed = () => Promise.reject(new Error("the disk can not be read"));
+    const broken = vi.spyOn(engine, "read").mockRejectedValue(new Error("the disk can not be read"));
     await expect(relay.connections.open(id, new MemorySink(), lineEncoders.json)).rejects.toThrow();
-    engine.trimmed = trimmed;
+    broken.mockRestore();
     await turns(20);
     const record = await relay.clients.get(id);
     expect(relay.clients.left(record)).toBeLessThanOrEqual(300_000);

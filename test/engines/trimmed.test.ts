@@ -13,6 +13,7 @@ import { matchesTopic } from "../../src/core/topics.js";
 import { openLmdbEngine } from "../../src/engines/lmdb/index.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import { temporaryDirectory } from "../support/directory.js";
+import { commit, hasTrimmed, Listener } from "../support/engine.js";
 import { longestTurn } from "../support/turns.js";
 
 const RETENTION = { age: 3_600_000, count: 1_000_000, bytes: 2 ** 26 };
@@ -22,22 +23,14 @@ function draft(topic: string): EventDraft {
   return { topic, message: "1" };
 }
 
-/** Lets the engine trim what is due: each probe is a commit. */
-async function trim(engine: Engine, commits = 1): Promise<void> {
-  for (let round = 0; round < commits; round++) await engine.probe();
-}
-
-function asks(engine: Engine, topics: string[], after: EventId = engine.origin): boolean | Promise<boolean> {
-  return engine.trimmed({ topics, user: "1", after });
-}
-
-/** An engine on a directory, and others on it that come after. */
+/** What listens to an engine on a directory, and to others on it that come after. */
 async function reopening(count: number, bytes = RETENTION.bytes, directory = temporaryDirectory()) {
   let engine: Engine | undefined;
   onTestFinished(() => engine?.close());
-  return async (): Promise<Engine> => {
+  return async (): Promise<Listener> => {
     await engine?.close();
-    return (engine = await openLmdbEngine({ directory, retention: { ...RETENTION, count, bytes } }));
+    engine = await openLmdbEngine({ directory, retention: { ...RETENTION, count, bytes } });
+    return Listener.on(engine);
   };
 }
 
@@ -64,7 +57,7 @@ describe("a reader below the floor is told of a gap exactly if it misses somethi
   type Queries = readonly { after: number; topics: string[]; user: string }[];
 
   /** @param reopen what stands in for a restart */
-  async function check(first: Engine, batches: Batches, queries: Queries, reopen = async () => first): Promise<void> {
+  async function check(first: Listener, batches: Batches, queries: Queries, reopen = async () => first): Promise<void> {
     const start = first.head;
     const events: Event[] = [];
     /** Events that a later one had replaced before they were trimmed, as far as that is certain. */
@@ -74,24 +67,24 @@ describe("a reader below the floor is told of a gap exactly if it misses somethi
       return key !== undefined && events.slice(index + 1).some((later) => replacementKey(later) === key);
     };
     for (const drafts of batches) {
-      const { ids } = await first.append(drafts);
-      await trim(first);
+      const { ids } = await first.engine.append(drafts);
+      await commit(first.engine);
       events.push(...drafts.map((one, index) => ({ ...one, id: ids[index] as EventId, time: 0 })));
       for (const [index, event] of events.entries()) {
         if (compareIds(event.id, first.floor) > 0 && replaces(event, index)) replacedInTime.add(event);
       }
     }
-    const engine = await reopen();
+    const last = await reopen();
     for (const { after, topics, user } of queries) {
       const from = events[Math.min(after, events.length) - 1]?.id ?? start;
       const missed = events.filter(
         (event) =>
           compareIds(event.id, from) > 0 &&
-          compareIds(event.id, engine.floor) <= 0 &&
+          compareIds(event.id, last.floor) <= 0 &&
           isFor(event, user) &&
           topics.some((name) => matchesTopic(name, event.topic)),
       );
-      const answer = await engine.trimmed({ after: from, topics, user });
+      const answer = await hasTrimmed(last.engine, { after: from, topics, user });
       if (missed.some((event) => !replaces(event, events.indexOf(event)))) expect(answer).toBe(true);
       if (missed.every((event) => replacedInTime.has(event))) expect(answer).toBe(false);
     }
@@ -100,7 +93,9 @@ describe("a reader below the floor is told of a gap exactly if it misses somethi
   test("on the memory engine", async () => {
     await fc.assert(
       fc.asyncProperty(batches, fc.array(query, { minLength: 10 }), count, async (all, queries, most) => {
-        await check(new MemoryEngine({ ...RETENTION, count: most }), all, queries);
+        const listener = await Listener.on(new MemoryEngine({ ...RETENTION, count: most }));
+        await check(listener, all, queries);
+        await listener.leave();
       }),
       { numRuns: 300 },
     );
@@ -113,11 +108,12 @@ describe("a reader below the floor is told of a gap exactly if it misses somethi
         const options = { directory, retention: { ...RETENTION, count: most } };
         let engine = await openLmdbEngine(options);
         try {
-          await check(engine, all, queries);
+          const listener = await Listener.on(engine);
+          await check(listener, all, queries);
           // On top of what the first round left.
-          await check(engine, all, queries, async () => {
+          await check(listener, all, queries, async () => {
             await engine.close();
-            return (engine = await openLmdbEngine(options));
+            return Listener.on((engine = await openLmdbEngine(options)));
           });
         } finally {
           await engine.close();
@@ -130,14 +126,14 @@ describe("a reader below the floor is told of a gap exactly if it misses somethi
 });
 
 test("the lmdb engine tells a reader what it misses while blocks are being removed, too", async () => {
-  const engine = await (await reopening(300))();
+  const listener = await (await reopening(300))();
   const marks: { id: EventId; topic: string }[] = [];
   const rounds = 80;
   const published = (async () => {
     for (let round = 0; round < rounds; round++) {
       const topic = `mark.${round}`;
       const drafts = Array.from({ length: 60 }, (_, index) => draft(index === 30 ? topic : "other"));
-      const { ids } = await engine.append(drafts);
+      const { ids } = await listener.engine.append(drafts);
       marks.push({ id: ids[30] as EventId, topic });
     }
   })();
@@ -145,18 +141,18 @@ test("the lmdb engine tells a reader what it misses while blocks are being remov
   while (marks.length < rounds) {
     await new Promise(setImmediate);
     // Those that the floor has just passed.
-    const trimmed = marks.filter(({ id }) => compareIds(id, engine.floor) <= 0).slice(-3);
+    const trimmed = marks.filter(({ id }) => compareIds(id, listener.floor) <= 0).slice(-3);
     const still = marks.at(-1);
-    if (still && compareIds(still.id, engine.floor) > 0) {
-      const { floor } = engine;
-      const answer = await asks(engine, [still.topic]);
-      if (engine.floor === floor) expect(answer).toBe(false);
+    if (still && compareIds(still.id, listener.floor) > 0) {
+      const { floor } = listener;
+      const answer = await listener.misses([still.topic]);
+      if (listener.floor === floor) expect(answer).toBe(false);
     }
     for (const { topic } of trimmed) {
       asked++;
-      expect(await asks(engine, [topic, "quiet"])).toBe(true);
-      expect(await asks(engine, ["mark.*"])).toBe(true);
-      expect(await asks(engine, ["quiet"])).toBe(false);
+      expect(await listener.misses([topic, "quiet"])).toBe(true);
+      expect(await listener.misses(["mark.*"])).toBe(true);
+      expect(await listener.misses(["quiet"])).toBe(false);
     }
   }
   await published;
@@ -188,7 +184,8 @@ test("after kill -9, each trimmed event is missed by its readers and no other is
     await once(child, "close");
     const lines = out.split("\n").slice(0, -1);
     const engine = await openLmdbEngine({ directory, retention: RETENTION });
-    const { floor, origin } = engine;
+    const listener = await Listener.on(engine);
+    const { floor, origin } = listener.bounds;
     let before = origin;
     let trimmed = 0;
     for (const line of lines) {
@@ -196,12 +193,12 @@ test("after kill -9, each trimmed event is missed by its readers and no other is
       const id = parseId(text) as EventId;
       const isTrimmed = compareIds(id, floor) <= 0;
       if (isTrimmed) trimmed++;
-      expect(await asks(engine, [topic], before), `${line} floor ${floor.ms}-${floor.seq}`).toBe(isTrimmed);
+      expect(await listener.misses([topic], before), `${line} floor ${floor.ms}-${floor.seq}`).toBe(isTrimmed);
       before = id;
     }
     expect(trimmed).toBeGreaterThan(100);
     expect(lines.length).toBeGreaterThan(trimmed);
-    expect(await asks(engine, ["quiet", "quiet.*"])).toBe(false);
+    expect(await listener.misses(["quiet", "quiet.*"])).toBe(false);
     await engine.close();
     rmSync(directory, { recursive: true });
   }
@@ -210,28 +207,27 @@ test("after kill -9, each trimmed event is missed by its readers and no other is
 describe("what is remembered is bounded", () => {
   // The room is a part of the retention's bytes: 64 KiB.
   const bytes = 2 ** 20;
-  const round = async (engine: Engine, number: number): Promise<EventId> => {
+  const round = async ({ engine }: Listener, number: number): Promise<EventId> => {
     const drafts = Array.from({ length: 100 }, (_, index) => draft(`topic.${number}.${index}`));
     const { ids } = await engine.append(drafts);
-    await trim(engine);
+    await commit(engine);
     return ids.at(-1) as EventId;
   };
 
   test.each([
-    ["memory", async () => async () => new MemoryEngine({ ...RETENTION, count: 10, bytes })],
+    ["memory", async () => async () => Listener.on(new MemoryEngine({ ...RETENTION, count: 10, bytes }))],
     ["lmdb", async () => reopening(10, bytes)],
   ])("%s: beyond, all readers from before are told, and no later ones", async (name, make) => {
     const open = await make();
-    let engine: Engine = await open();
-    const start = engine.origin;
+    let listener = await open();
     const ends: EventId[] = [];
-    while (ends.length < 50 && !(await asks(engine, ["quiet"], start))) ends.push(await round(engine, ends.length));
+    while (ends.length < 50 && !(await listener.misses(["quiet"]))) ends.push(await round(listener, ends.length));
     expect(ends.length).toBeGreaterThan(2);
     expect(ends.length).toBeLessThan(50);
-    for (let more = 0; more < 30; more++) ends.push(await round(engine, ends.length));
-    if (name === "lmdb") engine = await open();
+    for (let more = 0; more < 30; more++) ends.push(await round(listener, ends.length));
+    if (name === "lmdb") listener = await open();
     const told: boolean[] = [];
-    for (const end of ends) told.push(await asks(engine, ["quiet"], end));
+    for (const end of ends) told.push(await listener.misses(["quiet"], end));
     // From one place on nobody is told, and that place moves on.
     const first = told.indexOf(false);
     expect(first).toBeGreaterThan(5);
@@ -240,19 +236,20 @@ describe("what is remembered is bounded", () => {
     // From there on everything is known.
     for (let number = first + 1; number < ends.length - 1; number++) {
       const after = ends[number - 1] as EventId;
-      expect(await asks(engine, [`topic.${number}.7`], after)).toBe(true);
-      expect(await asks(engine, [`topic.${number}.7`], ends[number])).toBe(false);
-      expect(await asks(engine, [`topic.${number - 1}.7`], after)).toBe(false);
+      expect(await listener.misses([`topic.${number}.7`], after)).toBe(true);
+      expect(await listener.misses([`topic.${number}.7`], ends[number])).toBe(false);
+      expect(await listener.misses([`topic.${number - 1}.7`], after)).toBe(false);
     }
   });
 
   test("few topics are remembered for good, however many events they have", async () => {
-    const engine = await (await reopening(10, bytes))();
+    const listener = await (await reopening(10, bytes))();
+    const { engine } = listener;
     await engine.append([draft("first")]);
     for (let number = 0; number < 40; number++) await engine.append(Array.from({ length: 100 }, () => draft("other")));
-    await trim(engine);
-    expect(await asks(engine, ["first"])).toBe(true);
-    expect(await asks(engine, ["quiet"])).toBe(false);
+    await commit(engine);
+    expect(await listener.misses(["first"])).toBe(true);
+    expect(await listener.misses(["quiet"])).toBe(false);
   });
 });
 
@@ -265,16 +262,17 @@ test.each(["data-directory-1", "data-directory-2"])(
     writeFileSync(join(directory, "data.mdb"), gunzipSync(readFileSync(join(path, "killed.mdb.gz"))));
     const open = await reopening(290, RETENTION.bytes, directory);
     for (const restart of [false, true]) {
-      const engine = await open();
-      const { floor, origin } = engine;
+      const listener = await open();
+      const { engine, bounds } = listener;
+      const { floor, origin } = bounds;
       expect(compareIds(floor, origin)).toBeGreaterThan(0);
       if (!restart) await engine.append([draft("now")]);
       await engine.append(Array.from({ length: 400 }, () => draft("other")));
-      await trim(engine);
-      expect(compareIds(engine.floor, floor)).toBeGreaterThan(0);
-      expect(await asks(engine, ["quiet"])).toBe(true);
-      expect(await asks(engine, ["quiet"], floor)).toBe(false);
-      if (!restart) expect(await asks(engine, ["now"], floor)).toBe(true);
+      await commit(engine);
+      expect(compareIds(listener.floor, floor)).toBeGreaterThan(0);
+      expect(await listener.misses(["quiet"])).toBe(true);
+      expect(await listener.misses(["quiet"], floor)).toBe(false);
+      if (!restart) expect(await listener.misses(["now"], floor)).toBe(true);
     }
   },
 );
@@ -282,10 +280,11 @@ test.each(["data-directory-1", "data-directory-2"])(
 test("what another version trimmed meanwhile, which notes nothing, is not known", async () => {
   const directory = temporaryDirectory();
   const open = await reopening(10, RETENTION.bytes, directory);
-  const engine = await open();
+  const listener = await open();
+  const { engine } = listener;
   const { ids } = await engine.append(Array.from({ length: 30 }, () => draft("other")));
-  await trim(engine);
-  expect(await asks(engine, ["quiet"])).toBe(false);
+  await commit(engine);
+  expect(await listener.misses(["quiet"])).toBe(false);
   await engine.close();
   const { openDirectory } = await import("../../src/engines/lmdb/directory.js");
   const { openTables, META } = await import("../../src/engines/lmdb/tables.js");
@@ -296,25 +295,26 @@ test("what another version trimmed meanwhile, which notes nothing, is not known"
   await meta.put(META, Buffer.from(JSON.stringify(state)));
   await root.close();
   const again = await open();
-  expect(await asks(again, ["quiet"])).toBe(true);
-  expect(await asks(again, ["quiet"], ids[19])).toBe(false);
+  expect(await again.misses(["quiet"])).toBe(true);
+  expect(await again.misses(["quiet"], ids[19])).toBe(false);
 });
 
 test.each([
-  ["memory", async () => new MemoryEngine({ ...RETENTION, count: 1 })],
+  ["memory", async () => Listener.on(new MemoryEngine({ ...RETENTION, count: 1 }))],
   ["lmdb", async () => (await reopening(1))()],
 ])("%s: no question holds the event loop, and what takes too long is said to be missed", async (_, make) => {
-  const engine = await make();
+  const listener = await make();
+  const { engine } = listener;
   for (let round = 0; round < 20; round++) {
     await engine.append(Array.from({ length: 1000 }, (_, index) => draft(`t.${round}.${index}.end`)));
-    await trim(engine, 3);
+    await commit(engine, 3);
   }
   const patterns = Array.from({ length: 200 }, (_, index) => `t.*.${index}.none`);
   let answer: boolean | undefined;
   const most = await longestTurn(async () => {
-    answer = await asks(engine, [...patterns, "*.*.*.other"]);
+    answer = await listener.misses([...patterns, "*.*.*.other"]);
   });
   expect(most).toBeLessThan(5);
   expect(answer).toBe(true);
-  expect(await asks(engine, ["quiet.*"], engine.floor)).toBe(false);
+  expect(await listener.misses(["quiet.*"], listener.floor)).toBe(false);
 });

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
-import type { ClientRecord } from "../../src/core/client.js";
+import { type ClientRecord, NOBODY } from "../../src/core/client.js";
 import { Clock } from "../../src/core/clock.js";
 import type { EventId } from "../../src/core/id.js";
 import { LIVE, NEVER } from "../../src/core/moment.js";
 import { Uptime, type UptimeState } from "../../src/engines/lmdb/uptime.js";
+import { clientRecord } from "../support/engine.js";
 
 const HOUR = 3_600_000;
 
@@ -78,20 +79,7 @@ test("what an earlier version wrote counts as a crash, and its deadlines are as 
 
 describe("what a client may have confirmed before a crash, and the disk does not have", () => {
   const unsure = ({ uptime }: { uptime: Uptime }, expiresAt?: number): ClientRecord["received"] =>
-    uptime.unsure({
-      id: "a".repeat(32),
-      userId: 1,
-      subscriptions: [{ from: at(1), topics: [] }],
-      rooms: [],
-      ttl: 300,
-      node: "",
-      cursor: at(9),
-      confirmed: at(9),
-      received: [],
-      sent: [],
-      narrowed: [],
-      expiresAt,
-    }).received;
+    uptime.unsure(clientRecord({ node: NOBODY, expiresAt }, at(9))).received;
 
   test("is what was on its way to it: of a client that was away, only what was dropped after the last commit", () => {
     const first = start(HOUR);
