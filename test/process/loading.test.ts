@@ -1,13 +1,14 @@
 import Fastify from "fastify";
 import { expect, onTestFinished, test } from "vitest";
 import { parseSettings } from "../../src/config.js";
-import type { Follower } from "../../src/core/engine.js";
+import type { Appended, Engine, Follower } from "../../src/core/engine.js";
 import type { Loading } from "../../src/core/loading.js";
 import { RelayError } from "../../src/core/errors.js";
 import { MemoryEngine } from "../../src/engines/memory.js";
 import topicRelay from "../../src/index.js";
 import { createServer } from "../../src/server.js";
 import { ask, upgrade } from "../support/bare.js";
+import { Listener } from "../support/engine.js";
 
 /** An engine that takes its time until it is let go. */
 class SlowEngine extends MemoryEngine {
@@ -22,18 +23,19 @@ class SlowEngine extends MemoryEngine {
     super({ age: 3_600_000, count: 1000, bytes: 2 ** 20 });
   }
 
-  override async join(follower: Follower, loading?: Loading): Promise<() => Promise<void>> {
+  override async follow(follower: Follower, loading?: Loading): Promise<() => Promise<void>> {
     loading?.progress({ step: "reading clients", done: 312_320, of: 1_000_000 });
     await Promise.race([
       this.started,
       new Promise((_, reject) => loading?.signal.addEventListener("abort", () => reject(new Error("given up")))),
     ]);
-    return super.join(follower, loading);
+    return super.follow(follower, loading);
   }
 
-  override async probe(): Promise<void> {
-    this.probes++;
+  override async append(...[what, options]: Parameters<Engine["append"]>): Promise<Appended> {
+    if (Array.isArray(what) && what.length === 0) this.probes++;
     if (this.failing) throw new RelayError("unavailable", "the disk is on fire");
+    return super.append(what, options);
   }
 }
 
@@ -84,10 +86,10 @@ test("/ready goes through the engine, once a second whoever asks, and names the 
   const { engine, startup, http } = await start();
   engine.go();
   await startup.loaded;
-  const head = engine.head;
+  const listener = await Listener.on(engine);
   const answers = await Promise.all(Array.from({ length: 20 }, () => fetch(`${http}/ready`)));
   expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200));
-  expect([engine.probes, engine.head]).toEqual([1, head]);
+  expect([engine.probes, listener.entries]).toEqual([1, []]);
   engine.failing = true;
   await expect.poll(async () => (await fetch(`${http}/ready`)).status, { timeout: 5000 }).toBe(503);
   const response = await fetch(`${http}/ready`);

@@ -138,15 +138,14 @@ test("a newcomer that takes over may send as much as any other from then on", as
   const next = await relay.connect(url);
   await waiting(relay);
   // The engine takes its time for the replacement.
-  const { clients } = engine;
-  const update = clients.update.bind(clients);
+  const append = engine.append.bind(engine);
   let goOn = (): void => undefined;
   const held = new Promise<void>((resolve) => (goOn = resolve));
   const asked = new Promise<void>((resolve) => {
-    clients.update = async (...change) => {
+    engine.append = async (...what) => {
       resolve();
       await held;
-      return update(...change);
+      return append(...what);
     };
   });
   await present.drop();
