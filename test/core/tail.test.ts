@@ -65,7 +65,7 @@ test("reading gives what filtering the newest events would give, without those t
       for (const event of events) {
         const key = replacementKey(event);
         const old = left.findIndex((other) => key !== undefined && replacementKey(other) === key);
-        for (const { id } of old >= 0 ? left.splice(old, 1) : []) tail.remove(id);
+        for (const { id } of old >= 0 ? left.splice(old, 1) : []) tail.replace(id);
         left.push(event);
         tail.append(event);
         if (event.id.ms === trimmed) tail.dropThrough(event.id);
@@ -112,7 +112,7 @@ test("it keeps so many events: an older one moves the floor when it goes, one th
   expect(tail.floor).toEqual(at(5));
   for (let ms = 10; ms < 10 + MOST.events; ms++) tail.append(eventAt(ms));
   expect(tail.floor).toEqual(at(5));
-  tail.remove(at(11));
+  tail.replace(at(11));
   tail.append(eventAt(5000));
   expect(tail.floor).toEqual(at(10));
   tail.append(eventAt(5001));
@@ -140,7 +140,7 @@ test("it keeps so many characters, and not even one event that has more", () => 
 test("what is replaced or trimmed may be in the tail no more, or never have been", () => {
   const tail = new Tail(at(5));
   for (const ms of [10, 20, 30]) tail.append(eventAt(ms));
-  for (const ms of [3, 15, 40]) tail.remove(at(ms));
+  for (const ms of [3, 15, 40]) tail.replace(at(ms));
   tail.dropThrough(at(3));
   expect(tail.floor).toEqual(at(5));
   // The log's floor may stand between two events, and after the last one.

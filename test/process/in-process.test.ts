@@ -185,9 +185,9 @@ test("a relay that loads refuses with unavailable, and says how far it is", asyn
   let load = (): void => undefined;
   const mayLoad = new Promise<void>((resolve) => (load = resolve));
   class SlowEngine extends MemoryEngine {
-    override async join(...given: Parameters<MemoryEngine["join"]>): ReturnType<MemoryEngine["join"]> {
+    override async follow(...given: Parameters<MemoryEngine["follow"]>): ReturnType<MemoryEngine["follow"]> {
       await mayLoad;
-      return super.join(...given);
+      return super.follow(...given);
     }
   }
   const app: FastifyInstance = Fastify();
