@@ -6,7 +6,7 @@ import { type Event, isExpired } from "./event.js";
 import { compareIds, formatId, type EventId, laterOf, ZERO } from "./id.js";
 import type { Log } from "./log.js";
 import { LIVE } from "./moment.js";
-import type { Disconnect, Notice } from "./notice.js";
+import type { Disconnect, Notice, Reason } from "./notice.js";
 import type { Happenings, Observer } from "./observer.js";
 import { type Flusher, type Frame, Outbox, type Sink } from "./outbox.js";
 import type { Reader, ReaderConnection } from "./reader.js";
@@ -51,7 +51,7 @@ export class Connection implements ReaderConnection {
   private readonly unconfirmed = new Unconfirmed();
   private readonly waiting = new Set<() => void>();
   /** Why the relay ended the connection; undefined: it did not. */
-  endedBecause: string | undefined;
+  endedBecause: Reason | undefined;
   /** As of `client.connected`. */
   contested = false;
 

@@ -15,7 +15,7 @@ export type Notice =
   | ({ readonly event: "disconnected" } & Disconnect);
 
 /** Why the relay ends a connection. Transports and formats know how each reason is said. */
-type Reason =
+export type Reason =
   // The client is unknown, removed or forgotten.
   | "removed"
   // The client's token has expired.

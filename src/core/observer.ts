@@ -1,5 +1,6 @@
 import type { ClientId } from "./client.js";
 import type { LimitName } from "./errors.js";
+import type { Reason } from "./notice.js";
 import type { UserId } from "./event.js";
 
 /** Whom it is about. The id is a secret: whoever has it can connect as that client. */
@@ -34,7 +35,7 @@ export interface Happenings {
   /** A connection's transport is gone. Told once for each `client.connected`. */
   readonly "client.disconnected": OfConnection & {
     /** Why the relay ended the connection; undefined: the relay did not, the other end closed it or it was lost. */
-    readonly reason: string | undefined;
+    readonly reason: Reason | undefined;
   };
   /** A client's time was up: its `ttl`, or that of its token. */
   readonly "client.expired": OfEnd & { readonly reason: "ttl" | "token" };
