@@ -106,9 +106,10 @@ export class LocalEngine implements Engine {
   async read(query: Query): Promise<EngineReading> {
     const { window, journal } = this;
     const { floor } = journal;
+    // Taken before the question below: the next reading asks about what is trimmed meanwhile.
+    const recent = window.floor;
     const gap = compareIds(query.after, floor) < 0 && (await journal.trimmed(query));
     if (query.limit === 0) return { events: [], through: query.after, asOf: this.head, floor, gap };
-    const recent = window.floor;
     if (compareIds(query.after, recent) >= 0) return { ...window.read(query), asOf: this.head, floor, gap };
     const until = query.until && compareIds(query.until, recent) < 0 ? query.until : recent;
     // What comes after that is for the next reading.
