@@ -111,6 +111,8 @@ export class Publisher {
     if (!receipt) return this.keptReceipt(id);
     const others = await this.ask([id]);
     if (!others) throw new RelayError("unavailable", "not all relays have answered");
+    // Meanwhile a relay may have gone whose clients it matched: then nobody has answered for them.
+    if (!this.receipts.get(id)) return this.keptReceipt(id);
     const deliveries = merge([this.receipts.deliveries(receipt), ...others.map(([theirs]) => theirs ?? [])]);
     if (others.length === 0) return { event: receipt.head, deliveries: ifKnown(deliveries) };
     const further = await Promise.all(deliveries.map((known) => this.further(known, receipt)));
