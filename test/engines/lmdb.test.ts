@@ -21,13 +21,14 @@ for (const [name, window] of [
   ["lmdb", undefined],
   ["lmdb, from disk", TINY],
 ] as const) {
-  testEngine(name, {
-    make: async (given) => {
-      const directory = temporaryDirectory();
-      const retention = { ...RETENTION, ...given };
-      const engine = await openLmdbEngine({ directory, retention, ...(window && { window }) });
-      return { engine, another: async () => engine, close: () => engine.close() };
-    },
+  testEngine(name, async (given) => {
+    const directory = temporaryDirectory();
+    const engine = await openLmdbEngine({
+      directory,
+      retention: { ...RETENTION, ...given },
+      ...(window && { window }),
+    });
+    return { open: async () => engine, close: () => engine.close() };
   });
 }
 
