@@ -24,9 +24,8 @@ export interface Receipt {
   duplicate?: true;
 }
 
-/** A relay that listens on a port of its own, and what tests ask of it. Ends with the test. */
-export interface TestRelay {
-  readonly app: FastifyInstance;
+/** What tests ask of a relay, wherever it runs. */
+export interface RelayAt {
   readonly http: string;
   readonly ws: string;
   fetch(path: string, init?: RequestInit): Promise<Response>;
@@ -34,6 +33,11 @@ export interface TestRelay {
   register(body: object): Promise<Registered>;
   publish(body: object, query?: string, headers?: Record<string, string>): Promise<Receipt>;
   connect(url: string, protocols?: string[], headers?: Record<string, string>): Promise<Frames>;
+}
+
+/** A relay that listens on a port of its own. Ends with the test. */
+export interface TestRelay extends RelayAt {
+  readonly app: FastifyInstance;
   close(): Promise<void>;
 }
 
@@ -47,9 +51,13 @@ export async function startRelay(options: SettingsInput = {}, secret?: string, e
   const http = await app.listen({ host: "127.0.0.1", port: 0 });
   onTestFinished(() => app.close());
   await startup.loaded;
+  return { ...relayAt(http, secret), app, close: () => app.close() };
+}
+
+/** @param secret as of `startRelay` */
+export function relayAt(http: string, secret?: string): RelayAt {
   const shown = secret === undefined ? {} : bearer(secret);
-  const relay: TestRelay = {
-    app,
+  const relay: RelayAt = {
     http,
     ws: http.replace("http", "ws"),
     fetch: (path, init) => fetch(http + path, init),
@@ -70,7 +78,6 @@ export async function startRelay(options: SettingsInput = {}, secret?: string, e
       return (await response.json()) as Receipt;
     },
     connect: (url, protocols, headers) => openSocket(url.startsWith("/") ? relay.ws + url : url, protocols, headers),
-    close: () => app.close(),
   };
   return relay;
 }
