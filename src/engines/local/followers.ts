@@ -1,4 +1,4 @@
-import { type ClientRecord, NOBODY } from "../../core/client.js";
+import { type ClientId, type ClientRecord, NOBODY } from "../../core/client.js";
 import type { Answer, Entry, Follower, Question } from "../../core/engine.js";
 import type { EventId } from "../../core/id.js";
 import type { Loading } from "../../core/loading.js";
@@ -59,11 +59,13 @@ export class Followers {
    */
   async handOver(to: Follower, late: number, loading: Loading): Promise<void> {
     const gone = new Set<string>();
-    const few: ClientRecord[] = [];
+    const few: ClientId[] = [];
     let done = 0;
     const tell = (): void => {
       loading.progress({ step: "taking over clients", done, of: this.clients.size });
-      to.inherit(few.splice(0));
+      // As they are now: some may have changed since, or be gone.
+      const records = few.splice(0).flatMap((id) => this.clients.get(id) ?? []);
+      to.inherit(records.filter(({ node }) => gone.has(node)));
     };
     const take = (record: ClientRecord): void => {
       const { node } = record;
@@ -74,7 +76,7 @@ export class Followers {
       }
       if (!gone.has(node)) return;
       if (late > 0 && node === NOBODY) this.clients.postpone(record, late);
-      if (few.push(record) === FEW) tell();
+      if (few.push(record.id) === FEW) tell();
     };
     await inTurns(this.clients.all(), take, new Turns(loading.signal));
     if (few.length > 0) tell();

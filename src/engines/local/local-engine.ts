@@ -111,9 +111,10 @@ export class LocalEngine implements Engine {
     const gap = compareIds(query.after, floor) < 0 && (await journal.trimmed(query));
     if (query.limit === 0) return { events: [], through: query.after, asOf: this.head, floor, gap };
     if (compareIds(query.after, recent) >= 0) return { ...window.read(query), asOf: this.head, floor, gap };
-    const until = query.until && compareIds(query.until, recent) < 0 ? query.until : recent;
+    const isBelow = query.until !== undefined && compareIds(query.until, recent) <= 0;
+    if (isBelow) return { ...(await journal.read(query)), floor, gap };
     // What comes after that is for the next reading.
-    return { through: until, ...(await journal.read({ ...query, until })), floor, gap };
+    return { through: recent, ...(await journal.read({ ...query, until: recent })), floor, gap };
   }
 
   async find(who: Who): Promise<readonly ClientRecord[]> {
