@@ -1,12 +1,14 @@
 /** What went wrong, as a stable string. Routes turn it into an HTTP status, sockets into an error frame. */
-export type ErrorCode =
-  | "bad_request"
-  | "forbidden"
-  | "not_found"
-  | "too_large"
-  | "too_many"
-  | "idempotency_key_reused"
-  | "unavailable";
+const ERROR_CODES = [
+  "bad_request",
+  "forbidden",
+  "not_found",
+  "too_large",
+  "too_many",
+  "idempotency_key_reused",
+  "unavailable",
+] as const;
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** What is bounded: an error because of a limit says which, and it is counted. */
 export const LIMIT_NAMES = [
@@ -56,4 +58,11 @@ export class RelayError extends Error {
     this.limit = options.limit;
     this.retryAfter = options.retryAfter;
   }
+}
+
+const CODES: ReadonlySet<unknown> = new Set(ERROR_CODES);
+
+/** Whether it is an error of the relay. An engine from outside has not the class: it says the same by the `code`. */
+export function isRelayError(error: unknown): error is RelayError {
+  return error instanceof Error && "code" in error && CODES.has(error.code);
 }

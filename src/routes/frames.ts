@@ -1,6 +1,6 @@
 import { ownTopics, type TopicsChange } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
-import { RelayError } from "../core/errors.js";
+import { isRelayError, RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { parseId } from "../core/id.js";
 import { charactersOf } from "../core/lists.js";
@@ -82,13 +82,13 @@ export class Frames {
       const { action, payload } = check(request, parseJson(text));
       if (action === "ack") this.ack(check(ACTIONS.ack.payload, payload, "payload").id);
     } catch (error) {
-      if (!(error instanceof RelayError)) throw error;
+      if (!isRelayError(error)) throw error;
     }
   }
 
   /** Answers with an error frame. */
   refuse(error: unknown, id?: string | number): void {
-    if (!(error instanceof RelayError)) throw error;
+    if (!isRelayError(error)) throw error;
     const { code, message } = error;
     tellLimit(this.observer, error);
     this.say({ ...(id === undefined ? {} : { id }), type: "error", error: { code, message } } satisfies ErrorFrame);

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
-import { RelayError } from "../core/errors.js";
+import { isRelayError, RelayError } from "../core/errors.js";
 import { within } from "../core/within.js";
 import { Metrics } from "../metrics.js";
 import type { Health, Readiness } from "../protocol.js";
@@ -74,7 +74,7 @@ class EngineCheck {
     try {
       if (await within(PROBE_WITHIN, this.startup.relay.probe())) return;
     } catch (error) {
-      if (!(error instanceof RelayError)) throw error;
+      if (!isRelayError(error)) throw error;
       throw notReady(error.message, error);
     }
     throw notReady(`it did not keep anything within ${PROBE_WITHIN / 1000} seconds`);

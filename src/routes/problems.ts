@@ -1,6 +1,6 @@
 import { STATUS_CODES } from "node:http";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
-import { type ErrorCode, type LimitName, RelayError } from "../core/errors.js";
+import { type ErrorCode, isRelayError, type LimitName, RelayError } from "../core/errors.js";
 import type { Observer } from "../core/observer.js";
 import type { FieldError, Problem, ProblemCode } from "../protocol.js";
 
@@ -73,7 +73,7 @@ export function problemOf(error: unknown): Problem {
   if (error instanceof InvalidInput) {
     return { ...problem(400, error.message, error.code), errors: [...error.errors] };
   }
-  if (error instanceof RelayError) return problem(STATUS[error.code], error.message, error.code);
+  if (isRelayError(error)) return problem(STATUS[error.code], error.message, error.code);
   const { statusCode: status, message, code } = error as Partial<FastifyError>;
   // Fastify's own words repeat the path, which may have a client's id in it.
   if (code === "FST_ERR_BAD_URL")
@@ -90,7 +90,7 @@ export function problemOf(error: unknown): Problem {
 export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
   const answer = problemOf(error);
   if (answer.status === 429 || answer.status === 503) {
-    const known = error instanceof RelayError ? error.retryAfter : undefined;
+    const known = isRelayError(error) ? error.retryAfter : undefined;
     void reply.header("retry-after", known ?? RETRY_AFTER);
   }
   if (error instanceof HttpError) void reply.headers(error.headers);
@@ -105,7 +105,7 @@ export function tellLimit(observer: Observer, error: unknown): void {
 }
 
 function limitOf(error: unknown): LimitName | undefined {
-  if (error instanceof RelayError) return error.limit;
+  if (isRelayError(error)) return error.limit;
   return (error as Partial<FastifyError>).code === "FST_ERR_CTP_BODY_TOO_LARGE" ? "body_bytes" : undefined;
 }
 

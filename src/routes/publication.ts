@@ -1,5 +1,5 @@
 import type { FastifyRequest } from "fastify";
-import { RelayError } from "../core/errors.js";
+import { isRelayError, RelayError } from "../core/errors.js";
 import type { EventDraft } from "../core/event.js";
 import { draftOfBinaryCloudEvent, draftOfCloudEvent, isBinaryCloudEvent } from "./cloudevents.js";
 import { decodeText, parseJson } from "./json.js";
@@ -69,7 +69,7 @@ function ofElement(source: string, read: typeof plain, maxMessage: number): Even
   try {
     value = parseItem(source, maxMessage);
   } catch (error) {
-    throw error instanceof RelayError && error.code === "too_large" ? error : new Malformed(error);
+    throw isRelayError(error) && error.code === "too_large" ? error : new Malformed(error);
   }
   return read(value, source, maxMessage);
 }

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { RawData, WebSocket } from "ws";
 import type { Connection } from "../core/connection.js";
-import { type LimitName, RelayError } from "../core/errors.js";
+import { isRelayError, type LimitName } from "../core/errors.js";
 import { refuse } from "../core/refuse.js";
 import { Turns } from "../core/turns.js";
 import type { FramedEncoder } from "../formats/encoder.js";
@@ -185,8 +185,8 @@ export class SocketSession {
   }
 
   private fail(error: unknown): void {
-    if (!(error instanceof RelayError)) this.log.error({ err: error }, "connection failed");
-    const { code, text } = CLOSE[error instanceof RelayError && error.code === "not_found" ? "removed" : "failed"];
+    if (!isRelayError(error)) this.log.error({ err: error }, "connection failed");
+    const { code, text } = CLOSE[isRelayError(error) && error.code === "not_found" ? "removed" : "failed"];
     this.socket.close(code, text);
   }
 }

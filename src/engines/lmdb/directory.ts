@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { open, type RootDatabase } from "lmdb";
-import { RelayError } from "../../core/errors.js";
+import { isRelayError, RelayError } from "../../core/errors.js";
 import type { Loading } from "../../core/loading.js";
 import { findDamage, findFalseStart } from "./damage.js";
 import { MAX_TABLES } from "./tables.js";
@@ -82,7 +82,7 @@ export async function explained<T>(path: string, action: () => Promise<T>): Prom
     return await action();
   } catch (error) {
     // Given up, as the relay ends.
-    if (error instanceof RelayError || (error as Error).name === "AbortError") throw error;
+    if (isRelayError(error) || (error as Error).name === "AbortError") throw error;
     const { code, message } = error as NodeJS.ErrnoException;
     const known = typeof code === "string" ? REASONS[code] : undefined;
     throw unusable(path, known ?? message, error);

@@ -1,5 +1,5 @@
 import type { Socket } from "node:net";
-import { type CursorStore, type Engine, type Follower, type Peers, RelayError, type ReplyStore } from "topic-relay";
+import type { CursorStore, Engine, ErrorCode, Follower, Peers, RelayError, ReplyStore } from "topic-relay";
 
 /** What a relay asks of the log. */
 export interface LogSide
@@ -112,10 +112,11 @@ export class Wire<Mine extends object, Theirs extends object> {
   }
 }
 
-function ended(): RelayError {
-  return new RelayError("unavailable", "the connection to the log has ended");
+function ended(): Error {
+  return errorOf({ code: "unavailable", message: "the connection to the log has ended" });
 }
 
-function errorOf({ code, message, ...details }: Failure): Error {
-  return code ? new RelayError(code, message, details) : new Error(message);
+/** The relay takes it for one of its own by the `code`. */
+function errorOf({ message, ...details }: Failure & { readonly code?: ErrorCode }): Error {
+  return Object.assign(new Error(message), details);
 }
