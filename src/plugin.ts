@@ -137,7 +137,7 @@ export async function addRelay(
     settings: { ...settings, observer },
     prepare: (relay) => {
       // From here on a client whose key is gone is refused; it is removed in its own time.
-      if (keys) void relay.clients.retainKeys(keys.names);
+      if (keys) void relay.lifetimes.retainKeys(keys.names);
     },
   });
   if (!engine) app.addHook("onClose", () => startup.close());
@@ -182,7 +182,7 @@ export async function addRelay(
 function revokeOnReload(app: FastifyInstance, startup: Startup, keys: ApiKeys): void {
   const stop = keys.onReload(() => {
     // When it has not loaded yet, it will look at the keys by itself.
-    if (!startup.fault) void startup.relay.clients.retainKeys(keys.names);
+    if (!startup.fault) void startup.relay.lifetimes.retainKeys(keys.names);
   });
   app.addHook("onClose", async () => stop());
 }

@@ -6,6 +6,7 @@ import { Cursors } from "./cursors.js";
 import type { Encoder } from "./encoder.js";
 import type { Engine } from "./engine.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
+import type { Lifetimes } from "./lifetimes.js";
 import type { Log, Reach, Since } from "./log.js";
 import type { Disconnect } from "./notice.js";
 import type { Flusher, Sink } from "./outbox.js";
@@ -55,6 +56,7 @@ export class Connections {
     private readonly log: Log,
     private readonly registry: Registry,
     private readonly clients: Clients,
+    private readonly lifetimes: Lifetimes,
     flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
@@ -174,7 +176,7 @@ export class Connections {
     if (this.replacements.letIn(reader.id)) return;
     // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
     if (this.stopped) return;
-    await this.clients.park(reader);
+    await this.lifetimes.park(reader);
   }
 
   /** Has the engine told how far a client is. */
@@ -221,7 +223,7 @@ export class Connections {
     } catch (error) {
       // It has lost its connection and did not get another.
       const reader = this.registry.get(id);
-      if (reader && !reader.connection) await this.clients.park(reader);
+      if (reader && !reader.connection) await this.lifetimes.park(reader);
       throw error;
     }
   }

@@ -1,11 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { Admission, type AdmissionSettings } from "./admission.js";
+import { ClientStore } from "./client-store.js";
 import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings } from "./connections.js";
 import type { Answer, ClientEntry, Engine, Entry, EventEntry, Follower, Question } from "./engine.js";
-import { type ClientId, type ClientRecord, settled } from "./client.js";
+import { type ClientRecord, settled } from "./client.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Loading } from "./loading.js";
+import { Lifetimes } from "./lifetimes.js";
 import { Log } from "./log.js";
 import type { Disconnect } from "./notice.js";
 import { Others } from "./others.js";
@@ -22,6 +24,7 @@ export type RelaySettings = AdmissionSettings & ConnectionSettings & PublisherSe
  */
 export class Relay {
   readonly clients: Clients;
+  readonly lifetimes: Lifetimes;
   readonly connections: Connections;
   readonly publisher: Publisher;
   private readonly node = randomUUID();
@@ -29,11 +32,9 @@ export class Relay {
   private readonly receipts: Receipts;
   private readonly registry = new Registry(
     () => this.engine.now(),
-    (id) => void this.clients.expire(id),
+    (id) => void this.lifetimes.expire(id),
   );
   private readonly others: Others;
-  /** Clients that had a connection to a relay that is gone: the engine is to know that their clocks run. */
-  private inherited: ClientId[] = [];
   private leave: (() => Promise<void>) | undefined;
 
   private constructor(
@@ -49,8 +50,11 @@ export class Relay {
     this.others = others;
     const flusher = new Flusher();
     const admission = new Admission(registry, settings);
-    this.clients = new Clients(engine, log, registry, node, others, admission, settings.observer);
-    this.connections = new Connections(engine, log, registry, this.clients, flusher, settings);
+    const { observer } = settings;
+    const store = new ClientStore(engine, registry);
+    this.lifetimes = new Lifetimes(engine, registry, store, observer);
+    this.clients = new Clients(node, log, registry, store, this.lifetimes, others, admission, observer);
+    this.connections = new Connections(engine, log, registry, this.clients, this.lifetimes, flusher, settings);
     this.publisher = new Publisher(engine, receipts, registry, flusher, others, settings);
   }
 
@@ -114,13 +118,9 @@ export class Relay {
 
   private inherit(clients: readonly ClientRecord[]): void {
     this.receipts.lose(this.log.head);
-    const before = this.inherited.length;
-    for (const record of clients) if (this.clients.inherit(settled(record))) this.inherited.push(record.id);
-    if (before === 0 && this.inherited.length > 0) setImmediate(() => void this.keepClocks());
-  }
-
-  private async keepClocks(): Promise<void> {
-    await this.clients.keepClocks(this.inherited.splice(0));
+    const settledClients = clients.map(settled);
+    for (const record of settledClients) this.clients.note(record);
+    this.lifetimes.inherit(settledClients);
   }
 
   /** Lets go of a client: it was removed, or another relay holds it now. */
@@ -128,7 +128,7 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
-    const why: Disconnect = removed ? this.clients.whyGone(reader.record) : { reason: "replaced" };
+    const why: Disconnect = removed ? this.lifetimes.whyGone(reader.record) : { reason: "replaced" };
     this.registry.release(reader, why);
     this.connections.refuse(client, why);
     this.registry.drop(reader);

@@ -45,7 +45,7 @@ export class Registering {
   describe(http: string, record: ClientRecord): Registered {
     const { id, userId, ttl, allow } = record;
     const secret = secretOf(record);
-    const left = this.context.startup.relay.clients.left(record) / 1000;
+    const left = this.context.startup.relay.lifetimes.left(record) / 1000;
     return {
       url: `${http.replace(/^http/, "ws")}/ws/${secret}`,
       stream_url: `${http}/stream/${secret}`,

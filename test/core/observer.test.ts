@@ -251,8 +251,8 @@ describe("the end of a client is told once, with why", () => {
     const stage = await Stage.begin();
     const told = heard(stage.observer);
     const { id: client } = await stage.relay.clients.register({ userId: 4, topics: ["a"], ttl: 60, key: "shop" });
-    await stage.relay.clients.retainKeys(new Set(["shop"]));
-    await stage.relay.clients.retainKeys(new Set(["other"]));
+    await stage.relay.lifetimes.retainKeys(new Set(["shop"]));
+    await stage.relay.lifetimes.retainKeys(new Set(["other"]));
     await turns(1);
     expect(of(told, "client.removed")).toMatchObject([{ client, userId: 4, reason: "key" }]);
   });

@@ -199,7 +199,7 @@ describe("a newcomer to a contested client", () => {
     stage.id = (await stage.relay.clients.register({ userId: 7, topics: ["a"], ttl: 300, key: "k" })).id;
     const present = await stage.contest();
     const newcomer = await stage.arrive();
-    await stage.relay.clients.retainKeys(new Set());
+    await stage.relay.lifetimes.retainKeys(new Set());
     await turns(20);
     expect([present, newcomer].map(closeOf)).toEqual([4401, 4401]);
   });
