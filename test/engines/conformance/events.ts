@@ -54,6 +54,14 @@ export function testEvents(make: MakeLog): void {
       expect((await readAll(engine, start, asked)).map(({ id }) => id)).toEqual(ids.filter((_, index) => index % 2));
       const none = await engine.read({ after: start, topics: [">"], user: "1", limit: 0 });
       expect(none).toMatchObject({ events: [], gap: false, floor: start });
+      // Also when these are not among the newest any more.
+      for (let index = 0; index < 10; index++) await engine.append([draft("later")]);
+      // A reading that has got to where it was to end does not say how far it got.
+      for (const [index, until] of ids.entries()) {
+        const { events, through } = await engine.read({ after: start, until, topics: ["a"], user: "1", limit: 100 });
+        expect(events.map(({ id }) => id)).toEqual(ids.filter((_, place) => place <= index && place % 2));
+        expect(through).toBeUndefined();
+      }
     });
 
     test("on many topics, read with many subscriptions", async () => {

@@ -13,8 +13,9 @@ import type {
   Who,
 } from "../../../src/core/engine.js";
 import type { Event } from "../../../src/core/event.js";
-import { compareIds, type EventId, OWN } from "../../../src/core/id.js";
+import type { EventId } from "../../../src/core/id.js";
 import type { Retention } from "../../../src/engines/local/window.js";
+import { clientRecord, hasTrimmed, readAll as readOn } from "../../support/engine.js";
 
 /** A log that relays share. */
 export interface SharedLog {
@@ -111,9 +112,7 @@ export function draft(topic: string, message = '"m"'): { topic: string; message:
 
 /** A new client, as a relay appends it. */
 export function newClient(id: string, more: Partial<ClientRecord> = {}): ClientRecord {
-  const subscriptions = [{ from: OWN, topics: ["a"] }];
-  const place = { cursor: OWN, confirmed: OWN, received: [], sent: [], narrowed: [] };
-  return { id, version: OWN, userId: 1, subscriptions, rooms: [], ttl: 300, node: "here", ...place, ...more };
+  return clientRecord({ id, topics: ["a"], node: "here", ...more });
 }
 
 /** Appends a client that there is not yet. @returns as the engine is to have it */
@@ -145,23 +144,14 @@ export function onlyId({ ids }: Appended): EventId {
 type Asked = Partial<Omit<Query, "after">>;
 
 /** All that a query asks for, in as many reads as that takes. */
-export async function readAll(engine: Engine, after: EventId, asked: Asked = {}): Promise<Event[]> {
-  const query: Omit<Query, "after"> = { topics: [">"], user: "nobody", limit: 1000, ...asked };
-  const events: Event[] = [];
-  for (let from: EventId | undefined = after; from;) {
-    const reading = await engine.read({ ...query, after: from });
-    events.push(...reading.events);
-    const { through } = reading;
-    const isDone = !through || (query.until !== undefined && compareIds(through, query.until) >= 0);
-    from = isDone ? undefined : through;
-  }
-  return events;
+export function readAll(engine: Engine, after: EventId, asked: Asked = {}): Promise<Event[]> {
+  return readOn(engine, { after, topics: [">"], user: "nobody", limit: 1000, ...asked });
 }
 
 export async function topicsAfter(...args: Parameters<typeof readAll>): Promise<string[]> {
   return (await readAll(...args)).map(({ topic }) => topic);
 }
 
-export async function hasGap(engine: Engine, topics: readonly string[], after: EventId, user = "1"): Promise<boolean> {
-  return (await engine.read({ topics, user, after, limit: 0 })).gap;
+export function hasGap(engine: Engine, topics: readonly string[], after: EventId, user = "1"): Promise<boolean> {
+  return hasTrimmed(engine, { topics, user, after });
 }
