@@ -26,7 +26,7 @@ export interface ClientRecord {
   readonly userId: UserId;
   /** Oldest first, never empty; the last is what holds now. Earlier ones are kept as long as the cursor is before their end. */
   readonly subscriptions: readonly Subscriptions[];
-  /** Topics joined by `join`: where `chat` publishes to. All of them are subscribed to. */
+  /** The topics that a frame `join` named: where `chat` publishes to. All of them are subscribed to. */
   readonly rooms: readonly string[];
   /** What the client may do; what is absent is as the relay's default says. */
   readonly allow?: Partial<Permissions> | undefined;

@@ -174,7 +174,7 @@ export class Connections {
     this.registry.detach(reader);
     // The client does not lose its connection when another one waits for it.
     if (this.replacements.letIn(reader.id)) return;
-    // Who loses the connection because the relay ends has until the next one takes the client over: see `Engine.join`.
+    // The relay ends: the clock starts when another relay inherits the client.
     if (this.stopped) return;
     await this.lifetimes.park(reader);
   }
@@ -216,7 +216,7 @@ export class Connections {
   private async claim(id: ClientId, since: Since | undefined): Promise<Reach> {
     try {
       const reach = await this.preview(id, since);
-      // It may go back: how far it was before is known to `update`, and not to be noted after that.
+      // It may go back: `Clients.claim` knows how far it was, and the engine is not to be told of that any more.
       this.cursors.forget(id);
       await this.clients.claim(id, (record) => this.locate(record, since) ?? record.cursor, this.claimed(since));
       return reach;

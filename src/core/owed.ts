@@ -24,7 +24,7 @@ export class Owed {
       // What is gone was owed: that is to be said.
       if (gap) return;
       const { events, through, asOf } = await this.log.read({ after: position, limit: 1, ...stretch });
-      // A read from the window resolves in the same turn, so give others theirs here.
+      // A read of the tail resolves in the same turn, so give others theirs here.
       await new Promise(setImmediate);
       // Meanwhile the client may have connected, and have gone back.
       if (events.length > 0 || reader.connection || compareIds(reader.cursor, cursor) !== 0) return;
