@@ -11,8 +11,8 @@ import type { Loading } from "./loading.js";
  * An engine MUST
  * - give ids that strictly increase over everything that it ever ordered, changes of clients included, also after a restart;
  * - hand each entry to every follower, in the order of the ids, each once;
- * - resolve `append` only when the entry is as safe as the engine promises, and after the caller's own relay has followed
- *   it; hand entries on without waiting for that;
+ * - resolve `append` only when the entry is as safe as the engine promises, and after every relay that follows through
+ *   this object has followed it; hand entries on without waiting for that;
  * - reject with a RelayError `unavailable` what it can not take: at once, having done nothing, while it knows that it
  *   can not. What it had handed on already when it failed may still become safe later, as when an answer is lost;
  * - drop by itself what its retention does not allow any more, and tell its followers how far.
@@ -26,9 +26,10 @@ export interface Engine {
   now(): number;
   /**
    * Joins a relay to the log. The follower is told of the log's bounds first, and then of every entry. It also inherits the
-   * clients of relays that are gone: now, and whenever one goes.
+   * clients of relays that are gone: before this resolves, and whenever a relay goes.
    * @param loading told how far the handing over is
-   * @returns how the relay leaves again; another relay then gets its clients
+   * @returns how the relay leaves again: when that has resolved, the follower is told nothing more, and another relay has
+   *   its clients
    */
   follow(follower: Follower, loading?: Loading): Promise<() => Promise<void>>;
   /**
@@ -44,8 +45,8 @@ export interface Engine {
    */
   read(query: Query): Promise<EngineReading>;
   /**
-   * The clients as they are. Resolves when they are as safe as the engine promises, and after the caller's own relay has
-   * followed what was ordered before.
+   * The clients as they are. Resolves when they are as safe as the engine promises, and after every relay that follows
+   * through this object has followed what was ordered before.
    */
   find(who: Who): Promise<readonly ClientRecord[]>;
   /** Gives back what the engine holds, when all relays have left. What was answered stays safe. */
@@ -54,7 +55,7 @@ export interface Engine {
   readonly receipts?: ReceiptStore | undefined;
   /** Absent: the reply to a repeated request has no counts. */
   readonly replies?: ReplyStore | undefined;
-  /** Absent: how far a client is gets known with its next change only; the next relay sends it again what came after. */
+  /** Absent: a client's next change tells how far it is; until then, the next relay sends it again what it has confirmed. */
   readonly cursors?: CursorStore | undefined;
   /** Absent: no other relay shares the engine. */
   readonly peers?: Peers | undefined;
@@ -68,11 +69,15 @@ export interface Follower {
   begin(bounds: Bounds): void;
   /** Every entry after `bounds.head`, in order, each once. */
   follow(entry: Entry): void;
-  /** The log has lost everything up to and with this id, except what `read` still returns. */
+  /**
+   * The log has lost everything up to and with this id, except what `read` still returns. It may be told late: until then,
+   * `floor` and `gap` of a reading tell.
+   */
   trimmed(floor: EventId): void;
   /**
    * Another relay is gone, and no entry says so. Every relay is told; this one holds these of its clients from now on, or
-   * none of them. It may be called several times for one relay.
+   * none of them. The records are as of the last entry that this relay has followed. Called several times when the clients
+   * are many: a few hundred at a time do not hold the event loop.
    */
   inherit(clients: readonly ClientRecord[]): void;
   /** Answers another relay for the clients that this one holds. */
@@ -126,7 +131,7 @@ export interface ClientDraft {
 }
 
 export interface AppendOptions {
-  /** What is appended under this key is appended once. */
+  /** Events that are appended under this key are appended once: all of them get safe together with the key, or none. */
   readonly once?: Once | undefined;
   /**
    * false: resolves when the entry has its place; it gets safe in its own time, and SHOULD be taken even when the engine
@@ -152,7 +157,10 @@ export function onceName({ owner, key }: Pick<Once, "owner" | "key">): string {
 }
 
 export interface Appended {
-  /** The ids, in the order of the drafts; those of the first request when this one is its duplicate. */
+  /**
+   * The ids, in the order of the drafts; those of the first request when this one is its duplicate. Of a change, its own id;
+   * none when nothing was appended.
+   */
   readonly ids: readonly EventId[];
   /** Present when the key was known: the first request's reply, if it was settled. */
   readonly duplicate?: { readonly reply: readonly Counts[] | undefined } | undefined;
@@ -191,12 +199,12 @@ export interface EngineReading {
   readonly gap: boolean;
 }
 
-/** Which clients: one by its id, one by the secret in its URL, or all of a user (by `userKey`). */
+/** Which clients: one by its id, one by the secret in its URL (see `ClientRecord`), or all of a user (by `userKey`). */
 export type Who = { readonly client: ClientId } | { readonly secret: string } | { readonly user: string };
 
 /** Optional: what became of old events. */
 export interface ReceiptStore {
-  /** An event has matched these clients of one relay. Said while that relay follows the event. */
+  /** An event has matched these clients of one relay. Called while that relay follows the event, so it MUST NOT throw. */
   note(event: EventId, audience: Audience): void;
   /** What is known of an event that its relays have forgotten, or that was published before they started. */
   find(event: EventId): Promise<KeptReceipt | undefined>;
@@ -259,7 +267,8 @@ export interface Move extends Progress {
 export interface Peers {
   /**
    * @param from the relay that asks
-   * @returns one answer of each other relay; undefined when not all of them answered in time
+   * @returns one answer of each other relay; undefined when not all of them answered in time, which for `confirmed` begins
+   *   at its `until`
    */
   ask(from: string, question: Question): Promise<readonly Answer[] | undefined>;
 }
