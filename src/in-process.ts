@@ -27,10 +27,10 @@ export interface PublicationOptions {
 }
 
 /**
- * A relay inside a Fastify app: what a backend can do over HTTP, without HTTP, keys and rates. Bodies, replies and what is
- * checked are those of the requests that docs/PROTOCOL.md describes. What is refused rejects with a `RelayError`; its
- * `code` says why, and an `InvalidInput` also names the fields. While the relay loads or ends, all of it rejects with the
- * code `unavailable`.
+ * A relay inside a Fastify app: registers and removes clients, publishes and looks up receipts as a backend does over HTTP,
+ * without HTTP, keys and rates. Bodies, replies and what is checked are those of the requests that docs/PROTOCOL.md
+ * describes. What is refused rejects with a `RelayError`; its `code` says why, and an `InvalidInput` also names the fields.
+ * While the relay loads or ends, all of it rejects with the code `unavailable`.
  */
 export class InProcessRelay {
   private readonly publishing: Publishing;
