@@ -1,7 +1,8 @@
-import { checkTopics, type ClientRecord, type TopicsChange, weightOf, withTopics } from "./client.js";
+import { checkTopics, type ClientId, type ClientRecord, type TopicsChange, weightOf, withTopics } from "./client.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import type { EventId } from "./id.js";
+import { MultiMap } from "./multimap.js";
 import { withAllow } from "./narrowing.js";
 import { checkAllowed, coverOf, type Permissions } from "./permissions.js";
 import type { Registry } from "./registry.js";
@@ -34,14 +35,18 @@ export interface Registration {
   readonly ttl: number;
 }
 
-/** Clients that other relays of the engine hold: all, and those of the user who registers. */
-export interface Elsewhere {
+/** How many clients relays hold: all, and those of one user. */
+export interface ClientCounts {
   readonly clients: number;
   readonly ofUser: number;
 }
 
 /** Who may come, and what they may do. */
 export class Admission {
+  /** Clients that were admitted, and whose entries this relay has not followed yet, by user. */
+  private readonly coming = new MultiMap<string, ClientId>();
+  private comers = 0;
+
   constructor(
     private readonly registry: Registry,
     private readonly settings: AdmissionSettings,
@@ -56,7 +61,7 @@ export class Admission {
    * The topics that a new client begins with.
    * @throws {RelayError} too_many: the user's clients, or all; bad_request: too many topics; forbidden
    */
-  admit({ userId, topics, allow, inLobby }: Registration, elsewhere: Elsewhere): string[] {
+  admit({ userId, topics, allow, inLobby }: Registration, elsewhere: ClientCounts): string[] {
     this.checkRoom(userId, elsewhere);
     const permissions = this.permissionsOf({ allow });
     if (topics) checkAllowed(permissions, "subscribe", topics);
@@ -64,6 +69,24 @@ export class Admission {
     const own = new Set(topics ?? this.settings.defaultTopics.filter(covers));
     checkTopics([...own]);
     return [...(inLobby && covers(BROADCAST) ? [BROADCAST] : []), ...own];
+  }
+
+  /** What this relay holds, with those that are about to come. @param user `userKey` */
+  count(user: string | undefined): ClientCounts {
+    const { registry, coming, comers } = this;
+    const ofUser = user === undefined ? 0 : registry.countOf(user) + coming.count(user);
+    return { clients: registry.size + comers, ofUser };
+  }
+
+  /** A client was admitted, and is about to be appended. */
+  expect({ id, userId }: ClientRecord): void {
+    this.coming.add(userKey(userId), id);
+    this.comers++;
+  }
+
+  /** To be called when the relay follows a client's entry; and when a client that was admitted could not be appended. */
+  came({ id, userId }: ClientRecord): void {
+    if (this.comers > 0 && this.coming.delete(userKey(userId), id)) this.comers--;
   }
 
   /**
@@ -100,13 +123,13 @@ export class Admission {
     return withAllow(before, allow, coverOf(this.permissionsOf({ allow }).subscribe), at);
   }
 
-  private checkRoom(userId: UserId, { clients, ofUser }: Elsewhere): void {
-    const { registry, settings } = this;
-    const { maxClients, maxClientsPerUser } = settings;
-    if (registry.size + clients >= maxClients) {
+  private checkRoom(userId: UserId, { clients, ofUser }: ClientCounts): void {
+    const { maxClients, maxClientsPerUser } = this.settings;
+    const here = this.count(userKey(userId));
+    if (here.clients + clients >= maxClients) {
       throw new RelayError("too_many", `there are ${maxClients} clients already`, { limit: "clients" });
     }
-    if (registry.countOf(userKey(userId)) + ofUser >= maxClientsPerUser) {
+    if (here.ofUser + ofUser >= maxClientsPerUser) {
       const message = `this user has ${maxClientsPerUser} clients already`;
       throw new RelayError("too_many", message, { limit: "clients_per_user" });
     }

@@ -7,7 +7,8 @@ import {
   withProgress,
   withVersion,
 } from "./client.js";
-import type { Engine } from "./engine.js";
+import type { Engine, Who } from "./engine.js";
+import { RelayError } from "./errors.js";
 import { compareIds, type EventId } from "./id.js";
 import type { Registry } from "./registry.js";
 
@@ -23,22 +24,26 @@ export interface Changed {
 
 /** The clients as the engine keeps them, and as this relay knows of those that it holds. */
 export class ClientStore {
+  private stopped = false;
+
   constructor(
     private readonly engine: Pick<Engine, "append" | "find">,
     private readonly registry: Registry,
   ) {}
 
+  /** As this relay knows it, or else as the engine does. */
   async get(id: ClientId): Promise<ClientRecord | undefined> {
-    const held = this.registry.get(id)?.record;
-    if (held) return held;
-    const [found] = await this.engine.find({ client: id });
-    return found && settled(found);
+    return this.registry.get(id)?.record ?? this.find({ client: id });
   }
 
   async bySecret(secret: Secret): Promise<ClientRecord | undefined> {
     const held = this.registry.get(secret)?.record;
-    if (held && secretOf(held) === secret) return held;
-    const [found] = await this.engine.find({ secret });
+    return held && secretOf(held) === secret ? held : this.find({ secret });
+  }
+
+  /** As the engine knows it. */
+  async find(who: Who): Promise<ClientRecord | undefined> {
+    const [found] = await this.engine.find(who);
     return found && settled(found);
   }
 
@@ -47,8 +52,14 @@ export class ClientStore {
     return this.engine.find({ user });
   }
 
-  /** Adds a client that is new. @returns it, with the id of its entry where it says `OWN` */
+  /** Takes no more changes: nobody would hold what is changed now. */
+  stop(): void {
+    this.stopped = true;
+  }
+
+  /** Adds a client that is new. @returns it, with the id of its entry where it says `OWN` @throws {RelayError} unavailable */
   async add(record: ClientRecord): Promise<ClientRecord> {
+    this.checkStopped();
     const { ids } = await this.engine.append({ client: record.id, record, expect: "absent" });
     return withVersion(record, ids[0] as EventId);
   }
@@ -57,16 +68,21 @@ export class ClientStore {
    * Changes a client, from what is known of it here; again from what it is by then, when somebody else has changed it
    * meanwhile. When `change` returns what it got, nothing is appended.
    * @param safe as of `AppendOptions`
+   * @throws {RelayError} unavailable
    */
   async change(id: ClientId, change: Change, safe = true): Promise<Changed> {
     let known = this.registry.get(id)?.record ?? (await this.get(id));
     while (known) {
       const record = change(known);
       if (record === known) {
-        // What it is may not be safe yet all the same.
-        if (safe) await this.engine.find({ client: id });
-        return { record };
+        if (!safe) return { record };
+        // What it is may not be safe yet all the same, and this relay may not have followed yet what it is.
+        const [current] = await this.engine.find({ client: id });
+        if (!current || compareIds(current.version, known.version) === 0) return { record: current && record };
+        known = this.withOwnProgress(settled(current));
+        continue;
       }
+      this.checkStopped();
       const placed = record !== undefined && compareIds(record.cursor, known.cursor) < 0;
       const draft = { client: id, record, expect: known.version, placed };
       const { ids, conflict } = await this.engine.append(draft, { safe });
@@ -74,6 +90,10 @@ export class ClientStore {
       known = conflict.current && this.withOwnProgress(settled(conflict.current));
     }
     return { record: undefined };
+  }
+
+  private checkStopped(): void {
+    if (this.stopped) throw new RelayError("unavailable", "the relay is ending");
   }
 
   /** While this relay holds the client, nobody knows better how far it is. */

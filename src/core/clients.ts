@@ -74,7 +74,8 @@ export class Clients {
       node: this.node,
     };
     this.admission.checkGrowth(undefined, record);
-    const added = await this.store.add(record);
+    this.admission.expect(record);
+    const added = await this.store.add(record).finally(() => this.admission.came(record));
     this.observer.hears("client.registered")?.({ client: id, userId, topics, ttl });
     return this.found(added);
   }
@@ -107,12 +108,15 @@ export class Clients {
 
   /** The client as it stands. @throws {RelayError} not_found */
   async get(id: ClientId): Promise<ClientRecord> {
-    return this.found(await this.store.get(id));
+    const known = await this.store.get(id);
+    // It may have come back at another relay, which this one has not followed yet.
+    return this.found(known && this.lifetimes.isGone(known) ? await this.store.find({ client: id }) : known);
   }
 
   /** The client whose URL this secret is of. @throws {RelayError} not_found */
   async identify(secret: Secret): Promise<ClientId> {
-    return this.found(await this.store.bySecret(secret)).id;
+    const known = await this.store.bySecret(secret);
+    return this.found(known && this.lifetimes.isGone(known) ? await this.store.find({ secret }) : known).id;
   }
 
   /**
@@ -149,9 +153,8 @@ export class Clients {
     const { node, log } = this;
     const claimed = (record: ClientRecord): ClientRecord => {
       const told = has ? withClaim(record, has, log.moment) : record;
-      const placed = withPosition(told, locate(record), OWN);
-      const isHere = placed === record && record.node === node && record.expiresAt === undefined;
-      return isHere ? record : { ...placed, node, expiresAt: undefined };
+      // Also when that is how the client is known here: another relay may have claimed it, which this one has not followed.
+      return { ...withPosition(told, locate(record), OWN), node, expiresAt: undefined };
     };
     this.found((await this.lifetimes.change(id, claimed, false)).record);
   }
@@ -159,12 +162,12 @@ export class Clients {
   /** To be called with each client that is new, has changed or is inherited. */
   note(record: ClientRecord): void {
     this.numbers.note(record);
+    this.admission.came(record);
   }
 
   /** What this relay tells others of its clients. @param user `userKey` */
   counts(user: string | undefined): Pick<Answer, "clients" | "ofUser" | "anonymous"> {
-    const { registry, numbers } = this;
-    return { clients: registry.size, ofUser: user === undefined ? 0 : registry.countOf(user), anonymous: numbers.last };
+    return { ...this.admission.count(user), anonymous: this.numbers.last };
   }
 
   /** Looks at what a client is owed that is behind: of its history, only that is kept. @returns as `Owed.unowed` */
@@ -174,9 +177,9 @@ export class Clients {
     allow: Partial<Permissions> | undefined,
   ): Promise<ReadonlySet<Subscriptions>> {
     const reader = this.registry.get(id);
-    if (!reader) return new Set();
+    if (!reader || this.lifetimes.isGone(reader.record)) return new Set();
     // Refuse before reading the log for a change that is not allowed.
-    this.admission.altered(this.found(reader.record), change, allow, this.log.head);
+    this.admission.altered(reader.record, change, allow, this.log.head);
     if (!reader.connection) await this.owed.pass(reader);
     // What is taken from a client is to be taken at once.
     return allow ? new Set() : this.owed.unowed(reader);

@@ -1,6 +1,6 @@
 import { Backlog } from "./backlog.js";
 import { type ClientId, type ClientRecord, lostEnd, withPosition } from "./client.js";
-import { type Clients, notFound } from "./clients.js";
+import type { Clients } from "./clients.js";
 import { Connection, type Shared } from "./connection.js";
 import { Cursors } from "./cursors.js";
 import type { Encoder } from "./encoder.js";
@@ -9,9 +9,11 @@ import { compareIds, type EventId, laterOf } from "./id.js";
 import type { Lifetimes } from "./lifetimes.js";
 import type { Log, Reach, Since } from "./log.js";
 import type { Disconnect } from "./notice.js";
+import type { Others } from "./others.js";
 import type { Flusher, Sink } from "./outbox.js";
 import type { Reader } from "./reader.js";
 import type { Registry } from "./registry.js";
+import { refuse } from "./refuse.js";
 import { Replacements, type ReplacementSettings } from "./replacements.js";
 import { Wheel } from "./wheel.js";
 
@@ -57,6 +59,7 @@ export class Connections {
     private readonly registry: Registry,
     private readonly clients: Clients,
     private readonly lifetimes: Lifetimes,
+    private readonly others: Others,
     flusher: Flusher,
     private readonly settings: ConnectionSettings,
   ) {
@@ -135,6 +138,7 @@ export class Connections {
   ): Promise<Connection | undefined> {
     const { since, manualAck = false, gapSaid = false } = options;
     await this.clients.get(id);
+    if (!this.registry.get(id)) await this.others.ask({ ask: "progress", client: id });
     // Before anything is said of where to go on: what ends leaves its own word on that.
     const replaced = this.registry.get(id);
     if (replaced?.connection?.open) {
@@ -145,7 +149,12 @@ export class Connections {
     if (replaced) this.registry.release(replaced, { reason: "replaced" });
     const { position, gap } = await this.claim(id, since);
     const reader = this.registry.get(id);
-    if (!reader) throw notFound();
+    if (!reader) {
+      // Another relay has claimed it at the same moment; or it is gone, which this throws.
+      await this.clients.get(id);
+      refuse(sink, encoder, { reason: "replaced" });
+      return undefined;
+    }
     // A gap that can not be said here is found again by reading from the cursor on.
     const isSaid = gap && (gapSaid || encoder.notice({ event: "gap", cursor: "" }) !== undefined);
     const start = gap && !isSaid ? reader.cursor : laterOf(position, reader.cursor);
@@ -206,6 +215,14 @@ export class Connections {
     this.shared.pings.stop();
     this.shared.beats.stop();
     await this.keepProgress();
+  }
+
+  /** Has the engine know how far a client is, if this relay holds it. Never rejects. */
+  tellProgress(id: ClientId): Promise<void> {
+    const reader = this.registry.get(id);
+    reader?.connection?.settle();
+    if (reader) this.cursors.note(reader);
+    return this.cursors.keep();
   }
 
   /** Hands on to the engine how far clients have confirmed. Never rejects. */

@@ -278,6 +278,15 @@ export type Question =
   | { readonly ask: "deliveries"; readonly events: readonly EventId[] }
   /** Wait until this relay's clients have confirmed the events, or until `until` (by the engine's clock). */
   | { readonly ask: "confirmed"; readonly events: readonly EventId[]; readonly until: number }
+  /** What became of one event for clients that may have moved since: one list, of those that the relay holds. */
+  | {
+      readonly ask: "states";
+      readonly event: EventHead;
+      readonly replacedBy: EventId | undefined;
+      readonly clients: readonly ClientId[];
+    }
+  /** Tell the engine how far the client is, which is about to move: answered when the engine has that. */
+  | { readonly ask: "progress"; readonly client: ClientId }
   /** How many clients and connections it has; and how many clients of a user (by `userKey`). */
   | { readonly ask: "counts"; readonly user?: string | undefined };
 

@@ -54,7 +54,11 @@ export class Log {
   /** Between which moments something was read that is about to be sent. @param asOf of the reading */
   readAt(asOf: EventId): { readonly earliest: Moment; readonly latest: Moment } {
     const { moment } = this;
-    return { earliest: compareIds(asOf, moment.id) < 0 ? { ...moment, id: asOf } : moment, latest: moment };
+    const order = compareIds(asOf, moment.id);
+    // The engine may have read what this relay has not followed yet.
+    const [earliest, latest] = order < 0 ? [asOf, moment.id] : [moment.id, asOf];
+    if (order === 0) return { earliest: moment, latest: moment };
+    return { earliest: { ...moment, id: earliest }, latest: { ...moment, id: latest } };
   }
 
   /** To be called with each event, in order. @param replaces the event whose place it takes */

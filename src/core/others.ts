@@ -1,4 +1,4 @@
-import type { Elsewhere } from "./admission.js";
+import type { ClientCounts } from "./admission.js";
 import type { Answer, Engine, Question } from "./engine.js";
 import { RelayError } from "./errors.js";
 
@@ -11,13 +11,14 @@ export class Others {
     private readonly node: string,
   ) {}
 
-  /** @returns one answer of each; undefined when not all of them answered in time */
+  /** Never rejects. @returns one answer of each; undefined when not all of them answered in time */
   async ask(question: Question): Promise<readonly Answer[] | undefined> {
-    return this.engine.peers ? this.engine.peers.ask(this.node, question) : NONE;
+    if (!this.engine.peers) return NONE;
+    return this.engine.peers.ask(this.node, question).catch(() => undefined);
   }
 
   /** What they hold; nothing when they do not answer in time: the limits are this relay's own then. @param user `userKey` */
-  async count(user: string): Promise<Elsewhere> {
+  async count(user: string): Promise<ClientCounts> {
     const sum = { clients: 0, ofUser: 0 };
     for (const { clients, ofUser } of (await this.ask({ ask: "counts", user })) ?? []) {
       sum.clients += clients;

@@ -1,3 +1,4 @@
+import type { ClientId } from "./client.js";
 import { Crowd } from "./crowd.js";
 import { type Appended, type Delivery, type Engine, type Once, onceName } from "./engine.js";
 import { RelayError } from "./errors.js";
@@ -7,7 +8,7 @@ import type { Observer } from "./observer.js";
 import type { Others } from "./others.js";
 import type { Flusher } from "./outbox.js";
 import type { Reader } from "./reader.js";
-import type { Receipt, Receipts } from "./receipts.js";
+import type { Receipts } from "./receipts.js";
 import type { Registry } from "./registry.js";
 import { atIndex, count, duplicates, merge, type PublishReply, repliesOf, replyOf } from "./replies.js";
 import { inTurns } from "./turns.js";
@@ -114,9 +115,8 @@ export class Publisher {
     // Meanwhile a relay may have gone whose clients it matched: then nobody has answered for them.
     if (!this.receipts.get(id)) return this.keptReceipt(id);
     const deliveries = merge([this.receipts.deliveries(receipt), ...others.map(([theirs]) => theirs ?? [])]);
-    if (others.length === 0) return { event: receipt.head, deliveries: ifKnown(deliveries) };
-    const further = await Promise.all(deliveries.map((known) => this.further(known, receipt)));
-    return { event: receipt.head, deliveries: ifKnown(further) };
+    const { head, replacedBy } = receipt;
+    return { event: head, deliveries: ifKnown(await this.further(deliveries, head, replacedBy)) };
   }
 
   /** Resolves when the clients here that were sent the events have confirmed them, or at `until` (by the engine's clock). */
@@ -180,13 +180,20 @@ export class Publisher {
     return replies;
   }
 
-  /** A client that has moved to a relay which did not know it when the event came: its record tells. */
-  private async further(delivery: Delivery, { head, replacedBy }: Receipt): Promise<Delivery> {
-    if (delivery.state === "sent" || delivery.state === "confirmed") return delivery;
-    const [record] = await this.engine.find({ client: delivery.client });
-    return record
-      ? { ...delivery, state: this.receipts.stateOf(head, replacedBy, { ...record, place: record }) }
-      : delivery;
+  /** Where a client has moved since the event came, the relay that holds it now knows what became of the event. */
+  private async further(
+    deliveries: Delivery[],
+    event: EventHead,
+    replacedBy: EventId | undefined,
+  ): Promise<Delivery[]> {
+    const moved = deliveries.filter(({ state }) => state === "unknown").map(({ client }) => client);
+    if (moved.length === 0) return deliveries;
+    const answers = (await this.others.ask({ ask: "states", event, replacedBy, clients: moved })) ?? [];
+    const here = moved.flatMap((client) => this.registry.get(client) ?? []);
+    const known = this.receipts.deliveriesTo(here, event, replacedBy);
+    const now = merge([known, ...answers.flatMap((answer) => answer.deliveries)]);
+    const states = new Map(now.map((delivery) => [delivery.client, delivery]));
+    return deliveries.map((delivery) => states.get(delivery.client) ?? delivery);
   }
 
   /** Of an event that this relay has forgotten, that was published before it started, or that a relay followed that is gone. */
@@ -195,8 +202,11 @@ export class Publisher {
     const head = kept ? undefined : this.receipts.headOf(id);
     if (head) return { event: head, deliveries: undefined };
     if (!kept) throw new RelayError("not_found", `no receipt for ${formatId(id)}: it is unknown or too old`);
-    const deliveries = this.receipts.keptDeliveries(kept, (client) => this.registry.get(client));
-    return { event: kept.head, deliveries: ifKnown(deliveries) };
+    const others = await this.ask([id]);
+    const held = (client: ClientId): Reader | undefined => this.registry.get(client);
+    const deliveries = this.receipts.keptDeliveries(kept, held, others?.length === 0);
+    const further = deliveries && (await this.further(deliveries, kept.head, kept.replacedBy));
+    return { event: kept.head, deliveries: ifKnown(further) };
   }
 
   /** What the other relays know of the events: for each relay, a list for each event. */

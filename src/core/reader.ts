@@ -38,6 +38,8 @@ export class Reader {
   connection: ReaderConnection | undefined;
   /** Removed or forgotten. */
   gone = false;
+  /** Another relay holds the client, and knows more of it. */
+  moved = false;
   /** The last event that the client is known to have. */
   cursor: EventId;
   /** The cursor that the engine was told last. */

@@ -112,13 +112,26 @@ export class Receipts {
   /**
    * Of an event that only the engine remembers.
    * @param held the reader of a client that this relay holds
+   * @param isAlone no other relay shares the engine
    * @returns undefined when it is not known
    */
   keptDeliveries(
     { head, matched, replacedBy }: KeptReceipt,
     held: (id: ClientId) => Reader | undefined,
+    isAlone: boolean,
   ): Delivery[] | undefined {
-    return matched?.map((client) => deliveryOf(client, this.stateOf(head, replacedBy, held(client.id) ?? client)));
+    return matched?.map((client) => {
+      const reader = held(client.id);
+      const state = this.stateOf(head, replacedBy, reader ?? client);
+      // A relay that holds the client knows more than the engine.
+      const isSure = reader !== undefined || isAlone || !client.place || state === "confirmed";
+      return deliveryOf(client, isSure ? state : "unknown");
+    });
+  }
+
+  /** Of an event that this relay may not have matched with the clients. */
+  deliveriesTo(readers: readonly Reader[], head: EventHead, replacedBy: EventId | undefined): Delivery[] {
+    return readers.map((reader) => deliveryOf(reader, this.stateOf(head, replacedBy, reader)));
   }
 
   /** What became of an event for a client that it matched: it follows from what the client was sent, and when. */
@@ -128,6 +141,7 @@ export class Receipts {
     const drop = dropOf(head, replacedBy, who);
     const isReceived = isSent(who.received, id, drop);
     if (isReceived) return "confirmed";
+    if ("moved" in who && who.moved) return "unknown";
     const isUnderWay = "connection" in who && who.connection ? isSent(who.connection.sent, id, drop) : false;
     if (isUnderWay !== false) return isUnderWay ? "sent" : "unknown";
     const isDropped = compareIds(id, log.floor) <= 0 || isDroppedAt(drop, log.moment);

@@ -3,7 +3,7 @@ import { Admission, type AdmissionSettings } from "./admission.js";
 import { ClientStore } from "./client-store.js";
 import { Clients } from "./clients.js";
 import { Connections, type ConnectionSettings } from "./connections.js";
-import type { Answer, ClientEntry, Engine, Entry, EventEntry, Follower, Question } from "./engine.js";
+import type { Answer, ClientEntry, Delivery, Engine, Entry, EventEntry, Follower, Question } from "./engine.js";
 import { type ClientRecord, settled } from "./client.js";
 import { compareIds, type EventId, formatId } from "./id.js";
 import type { Loading } from "./loading.js";
@@ -35,6 +35,7 @@ export class Relay {
     (id) => void this.lifetimes.expire(id),
   );
   private readonly others: Others;
+  private readonly store: ClientStore;
   private leave: (() => Promise<void>) | undefined;
 
   private constructor(
@@ -52,9 +53,10 @@ export class Relay {
     const admission = new Admission(registry, settings);
     const { observer } = settings;
     const store = new ClientStore(engine, registry);
+    this.store = store;
     this.lifetimes = new Lifetimes(engine, registry, store, observer);
     this.clients = new Clients(node, log, registry, store, this.lifetimes, others, admission, observer);
-    this.connections = new Connections(engine, log, registry, this.clients, this.lifetimes, flusher, settings);
+    this.connections = new Connections(engine, log, registry, this.clients, this.lifetimes, others, flusher, settings);
     this.publisher = new Publisher(engine, receipts, registry, flusher, others, settings);
   }
 
@@ -94,6 +96,7 @@ export class Relay {
     this.publisher.stop();
     await this.connections.stop();
     this.registry.stop();
+    this.store.stop();
     await this.leave?.();
   }
 
@@ -110,9 +113,13 @@ export class Relay {
     const { registry, node } = this;
     this.clients.note(record);
     // A client that this relay has inherited goes by the name of the relay that it came from until it connects.
-    const isHere = record.node === node || registry.get(record.id)?.kept.node === record.node;
+    const held = registry.get(record.id)?.kept;
+    const isHere = record.node === node || held?.node === record.node;
     if (!isHere) return this.drop(record.id, false);
-    const reader = registry.hold(settled(record), placed);
+    // Its clock goes on, of which another relay that changes it may not know yet.
+    const expiresAt = record.expiresAt ?? (record.node === node ? undefined : held?.expiresAt);
+    const isLate = expiresAt !== record.expiresAt;
+    const reader = registry.hold(settled(isLate ? { ...record, expiresAt } : record), placed);
     if (compareIds(reader.cursor, record.cursor) > 0) this.connections.note(reader);
   }
 
@@ -128,6 +135,7 @@ export class Relay {
     const reader = this.registry.get(client);
     if (!reader) return;
     if (removed) reader.remove();
+    else reader.moved = true;
     const why: Disconnect = removed ? this.lifetimes.whyGone(reader.record) : { reason: "replaced" };
     this.registry.release(reader, why);
     this.connections.refuse(client, why);
@@ -151,11 +159,19 @@ export class Relay {
 
   private async answer(question: Question): Promise<Answer> {
     if (question.ask === "confirmed") await this.publisher.confirmed(question.events, question.until);
-    const events = question.ask === "deliveries" ? question.events : [];
+    if (question.ask === "progress") await this.connections.tellProgress(question.client);
     return {
       connections: this.registry.connections,
       ...this.clients.counts(question.ask === "counts" ? question.user : undefined),
-      deliveries: events.map((id) => this.receipts.deliveriesOf(id)),
+      deliveries: this.deliveries(question),
     };
+  }
+
+  private deliveries(question: Question): Delivery[][] {
+    const { receipts, registry } = this;
+    if (question.ask === "deliveries") return question.events.map((id) => receipts.deliveriesOf(id));
+    if (question.ask !== "states") return [];
+    const readers = question.clients.flatMap((id) => registry.get(id) ?? []);
+    return [receipts.deliveriesTo(readers, question.event, question.replacedBy)];
   }
 }

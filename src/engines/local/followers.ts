@@ -14,6 +14,9 @@ export class Followers {
   /** By the name of the relay that is gone. */
   private readonly heirs = new Map<string, Follower>();
   private isHanding = false;
+  /** The last handing over of clients, and how many have not ended. */
+  private handing: Promise<void> = Promise.resolve();
+  private handings = 0;
   private floor: EventId | undefined;
 
   constructor(private readonly clients: ClientTable) {}
@@ -54,42 +57,49 @@ export class Followers {
   }
 
   /**
-   * Gives one follower the clients whose relays are gone, unless another one has them already.
+   * Gives one follower the clients whose relays are gone, unless another one has them already. One handing over after the
+   * other, as each takes several turns in which relays may come and go.
    * @param late milliseconds by which the deadlines of restored clients have moved
    */
   async handOver(to: Follower, late: number, loading: Loading): Promise<void> {
-    const gone = new Set<string>();
+    const before = this.handing;
+    const handing = before.catch(() => undefined).then(() => this.handOverNext(to, late, loading));
+    this.handing = handing;
+    this.handings++;
+    try {
+      await handing;
+    } finally {
+      this.handings--;
+    }
+  }
+
+  /** @returns undefined while it is not known yet which relay has the clients of one that is gone */
+  async ask(from: string, question: Question): Promise<readonly Answer[] | undefined> {
+    if (this.handings > 0) return undefined;
+    const others = [...this.followers].filter(({ node }) => node !== from);
+    return Promise.all(others.map((follower) => follower.answer(question)));
+  }
+
+  private async handOverNext(to: Follower, late: number, loading: Loading): Promise<void> {
+    // Those of a relay that goes meanwhile are for the next handing over.
+    const held = new Set([...this.heirs.keys(), ...[...this.followers].map(({ node }) => node)]);
     const few: ClientId[] = [];
     let done = 0;
     const tell = (): void => {
       loading.progress({ step: "taking over clients", done, of: this.clients.size });
       // As they are now: some may have changed since, or be gone.
       const records = few.splice(0).flatMap((id) => this.clients.get(id) ?? []);
-      to.inherit(records.filter(({ node }) => gone.has(node)));
+      if (this.followers.has(to)) to.inherit(records.filter(({ node }) => !held.has(node)));
     };
     const take = (record: ClientRecord): void => {
       const { node } = record;
       done++;
-      if (!gone.has(node) && !this.isHeld(node)) {
-        gone.add(node);
-        this.heirs.set(node, to);
-      }
-      if (!gone.has(node)) return;
+      if (held.has(node) || !this.followers.has(to)) return;
+      this.heirs.set(node, to);
       if (late > 0 && node === NOBODY) this.clients.postpone(record, late);
       if (few.push(record.id) === FEW) tell();
     };
     await inTurns(this.clients.all(), take, new Turns(loading.signal));
     if (few.length > 0) tell();
-  }
-
-  async ask(from: string, question: Question): Promise<readonly Answer[]> {
-    const others = [...this.followers].filter(({ node }) => node !== from);
-    return Promise.all(others.map((follower) => follower.answer(question)));
-  }
-
-  private isHeld(node: string): boolean {
-    if (this.heirs.has(node)) return true;
-    for (const follower of this.followers) if (follower.node === node) return true;
-    return false;
   }
 }

@@ -89,7 +89,7 @@ export class LocalEngine implements Engine {
     }
     return async () => {
       // What is being appended is for this relay's clients too.
-      while (this.batches.size > 0) await Promise.allSettled(this.batches);
+      await Promise.allSettled(this.batches);
       await this.leave(follower);
     };
   }
