@@ -12,7 +12,7 @@ import type {
 } from "./protocol.js";
 import { type Context, listeningUrl } from "./routes/context.js";
 import { messageText } from "./routes/json.js";
-import { tellLimit } from "./routes/problems.js";
+import { InvalidInput, tellLimit } from "./routes/problems.js";
 import { checkAsked, Publishing } from "./routes/publishing.js";
 import { Registering } from "./routes/registering.js";
 import { draftOf } from "./routes/schemas.js";
@@ -73,6 +73,9 @@ export class InProcessRelay {
     { wait, idempotencyKey, signal }: PublicationOptions = {},
   ): Promise<Receipt | Receipts> {
     return this.run<Receipt | Receipts>(() => {
+      if (signal !== undefined && !(signal instanceof AbortSignal)) {
+        throw new InvalidInput([{ path: "signal", message: "must be an AbortSignal" }]);
+      }
       const asked = { ...checkAsked(wait, idempotencyKey, "", "idempotencyKey"), signal };
       const { maxMessage } = this.context.settings;
       const draft = (event: Publication) => draftOf(event, () => messageText(event.message), maxMessage);

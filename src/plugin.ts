@@ -71,7 +71,9 @@ const LOAD_WITHIN = 5000;
  * @throws {SettingsError} an option that can not be
  */
 export async function topicRelay(app: FastifyInstance, options: TopicRelayOptions): Promise<void> {
-  const { engine, prefix, ...rest } = options;
+  const { engine, prefix: path, ...rest } = options;
+  const prefix = path?.replace(/\/+$/, "");
+  refuseTaken(app);
   const settings = parseSettings({ ...rest, ...(typeof engine === "object" ? {} : { engine }) });
   const given = typeof engine === "object" ? engine : undefined;
   const keys = await loadKeys(settings);
@@ -81,12 +83,12 @@ export async function topicRelay(app: FastifyInstance, options: TopicRelayOption
       const { startup, context } = await addRelay(scope, { settings, keys, engine: given });
       if (!hasRelay(app)) app.decorate("relay", new InProcessRelay(app, context));
       // Without a prefix, paths where there is nothing are the host's to answer.
-      if (prefix !== undefined && prefix !== "/") scope.setNotFoundHandler(refuseNowhere);
+      if (prefix) scope.setNotFoundHandler(refuseNowhere);
       // Most relays have loaded by then, and their hosts need not know of it.
       if (await within(LOAD_WITHIN, startup.loaded)) return;
       startup.loaded.catch((error: unknown) => app.log.fatal({ err: error }, "the relay could not load"));
     },
-    { ...(prefix !== undefined && { prefix }) },
+    { ...(prefix && { prefix }) },
   );
 }
 
@@ -95,6 +97,17 @@ Object.assign(topicRelay, {
   [Symbol.for("skip-override")]: true,
   [Symbol.for("fastify.display-name")]: "topic-relay",
 });
+
+/** Fastify has room for one of each of these plugins in a scope, and says so only when it is too late to catch that. */
+function refuseTaken(app: FastifyInstance): void {
+  const taken = { "@fastify/cors": "corsPreflightEnabled", "@fastify/websocket": "ws" };
+  for (const [name, decorator] of Object.entries(taken)) {
+    if (!app.hasRequestDecorator(decorator)) continue;
+    throw new SettingsError(
+      `register topic-relay before ${name}, or ${name} in a scope of its own: the relay has one too`,
+    );
+  }
+}
 
 /** Whether the scope itself has a relay. Something else of that name is for Fastify to refuse. */
 function hasRelay(app: FastifyInstance): boolean {

@@ -248,6 +248,11 @@ export function withProgress(record: ClientRecord, { cursor, confirmed, received
   return { ...moved, confirmed: laterOf(record.confirmed, confirmed), received, sent };
 }
 
+/** The record with the progress, when that is further: whoever made the record may have known less of how far the client is. */
+export function withFurther(record: ClientRecord, progress: Progress): ClientRecord {
+  return compareIds(progress.cursor, record.cursor) > 0 ? withProgress(record, progress) : record;
+}
+
 /** The record of a client that says that it has everything up to and with `id`. @param now the moment of now */
 export function withClaim(record: ClientRecord, id: EventId, now: Moment): ClientRecord {
   const { cursor, confirmed, received, sent } = record;

@@ -159,6 +159,11 @@ export class Clients {
     this.found((await this.lifetimes.change(id, claimed, false)).record);
   }
 
+  /** Stops the clock of a client that has a connection here. Never rejects: when this fails, the client comes back in time. */
+  async stopClock(id: ClientId): Promise<void> {
+    await this.claim(id, ({ cursor }) => cursor).catch(() => undefined);
+  }
+
   /** To be called with each client that is new, has changed or is inherited. */
   note(record: ClientRecord): void {
     this.numbers.note(record);

@@ -166,7 +166,7 @@ export class Connections {
     connection.start(isSaid, reader.topics);
     if (this.stopped) connection.close({ reason: "restarting", retryAfter: 0 });
     // An older connection may have ended meanwhile, and have started the clock.
-    if (reader.record.expiresAt !== undefined) await this.clients.claim(id, ({ cursor }) => cursor);
+    if (reader.record.expiresAt !== undefined) await this.clients.stopClock(id);
     return connection;
   }
 

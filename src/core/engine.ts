@@ -252,7 +252,8 @@ export interface Counts {
 /** Optional: how far clients are. */
 export interface CursorStore {
   /**
-   * Notes the progress of clients; of one that has another version by now, nothing. No entries: it may come a second late,
+   * Notes the progress of clients; of one that has another version by now, nothing. A change that is not `placed` keeps it,
+   * when it is further than what the draft says. No entries: it may come a second late,
    * and never ahead of the truth.
    */
   move(moves: readonly Move[]): Promise<void>;

@@ -150,6 +150,22 @@ export class Publisher {
     });
   }
 
+  /** What others answer, as long as somebody waits for it; then undefined. */
+  private async unlessLeft<T>(answer: Promise<T | undefined>, signal?: AbortSignal): Promise<T | undefined> {
+    let leave = (): void => undefined;
+    const left = new Promise<undefined>((resolve) => (leave = () => resolve(undefined)));
+    this.waits.add(leave);
+    signal?.addEventListener("abort", leave);
+    // Without other relays, the answer is there before that.
+    if (this.stopped || signal?.aborted) setImmediate(leave);
+    try {
+      return await Promise.race([answer, left]);
+    } finally {
+      this.waits.delete(leave);
+      signal?.removeEventListener("abort", leave);
+    }
+  }
+
   /** Answers all who wait for confirmations with what stands. */
   stop(): void {
     this.stopped = true;
@@ -224,7 +240,7 @@ export class Publisher {
     const replies = ids.map((id, index) => replyOf(id, receipts[index], atIndex(elsewhere, index)));
     if (wait === undefined) return replies;
     const [others] = await Promise.all([
-      this.others.ask({ ask: "confirmed", events: ids, until }),
+      this.unlessLeft(this.others.ask({ ask: "confirmed", events: ids, until }), signal),
       this.confirmed(ids, until, signal),
     ]);
     const now = others && (await this.ask(ids));

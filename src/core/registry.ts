@@ -1,11 +1,10 @@
 import { Audience, NOBODY_REACHED, type Reached } from "./audience.js";
-import { type ClientId, type ClientRecord, leftOf, weightOf, withProgress } from "./client.js";
+import { type ClientId, type ClientRecord, leftOf, weightOf, withFurther } from "./client.js";
 import { MultiMap } from "./multimap.js";
 import type { Disconnect } from "./notice.js";
 import { Reader } from "./reader.js";
 import { SubscriptionIndex } from "./subscriptions.js";
 import { type Event, userKey } from "./event.js";
-import { compareIds } from "./id.js";
 import { inTurns, Turns } from "./turns.js";
 import { Wheel } from "./wheel.js";
 
@@ -75,9 +74,7 @@ export class Registry {
    */
   hold(record: ClientRecord, placed = false): Reader {
     const held = this.readers.get(record.id);
-    // Whoever made the change may have known less of how far the client is.
-    const isFurther = held !== undefined && !placed && compareIds(held.cursor, record.cursor) > 0;
-    const reader = held ? this.adopt(held, isFurther ? withProgress(record, held) : record) : this.add(record);
+    const reader = held ? this.adopt(held, placed ? record : withFurther(record, held)) : this.add(record);
     this.schedule(record.id, leftOf(record, this.now()));
     return reader;
   }

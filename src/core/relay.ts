@@ -121,6 +121,8 @@ export class Relay {
     const isLate = expiresAt !== record.expiresAt;
     const reader = registry.hold(settled(isLate ? { ...record, expiresAt } : record), placed);
     if (compareIds(reader.cursor, record.cursor) > 0) this.connections.note(reader);
+    // The clock was started for a connection before this one.
+    if (reader.connection && record.expiresAt !== undefined) void this.clients.stopClock(record.id);
   }
 
   private inherit(clients: readonly ClientRecord[]): void {

@@ -26,12 +26,15 @@ export function replyOf(
   if (!elsewhere || !receipt) return { id: formatId(id) };
   let { matched, sent } = { matched: receipt.audience.clients.length, sent: receipt.sent };
   let waiting = receipt.head.ttl === 0 || receipt.replacedBy ? 0 : matched - sent;
+  let isKnown = true;
   for (const deliveries of elsewhere) {
     matched += deliveries.length;
+    // A client that has moved meanwhile: whether it was sent the event, the relay does not know to which it moved.
+    isKnown &&= count(deliveries, "unknown") === 0;
     sent += count(deliveries, "sent", "confirmed");
     waiting += count(deliveries, "waiting");
   }
-  return { id: formatId(id), matched, sent, waiting };
+  return { id: formatId(id), matched, ...(isKnown && { sent, waiting }) };
 }
 
 const NONE: readonly [] = [];

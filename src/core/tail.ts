@@ -3,9 +3,13 @@ import type { Query } from "./engine.js";
 import { type Event, isFor, userKey } from "./event.js";
 import { compareIds, type EventId, laterOf } from "./id.js";
 import { matcherOf } from "./matcher.js";
+import type { Work } from "./patterns.js";
 
 /** What is kept: few enough to be looked at one by one. Older events are the engine's to find. */
-const MOST = { events: 2048, characters: 8 * 1024 * 1024 };
+const MOST = { events: 2048, size: 8 * 1024 * 1024 };
+
+/** A user of an event counts as so many characters of a message: what it takes to find the user takes that much memory. */
+const USER_SIZE = 64;
 
 /** Work of one read, in units of about 10 ns: a few milliseconds. Looking at one event costs `LOOK`, besides its topic. */
 const WORK = 300_000;
@@ -24,7 +28,7 @@ export class Tail {
   private readonly replaced = new WeakSet<Event>();
   /** `userKey` of each user of those that have many. */
   private readonly users = new WeakMap<Event, ReadonlySet<string>>();
-  private characters = 0;
+  private size = 0;
   private lowest: EventId;
 
   /** @param floor where it begins */
@@ -39,8 +43,8 @@ export class Tail {
 
   append(event: Event): void {
     this.events.push(event);
-    this.characters += event.message.length;
-    while (this.events.length > MOST.events || this.characters > MOST.characters) this.dropOldest();
+    this.size += sizeOf(event);
+    while (this.events.length > MOST.events || this.size > MOST.size) this.dropOldest();
   }
 
   /** To be called when a later event has taken the place of this one. */
@@ -66,18 +70,21 @@ export class Tail {
     for (let index = this.indexAfter(after); index < end; index++) {
       const event = this.events.at(index) as Event;
       work.left -= LOOK;
-      const isMatch = matcher.matches(event.topic, work) && this.isFor(event, user);
+      const isMatch = matcher.matches(event.topic, work) && this.isFor(event, user, work);
       if (isMatch && !this.replaced.has(event)) events.push(event);
       if (events.length >= limit || work.left <= 0) return { events, through: event.id };
     }
     return { events };
   }
 
-  private isFor(event: Event, user: string): boolean {
+  private isFor(event: Event, user: string, work: Work): boolean {
     const { users } = event;
     if (!users || users.length < MANY_USERS) return isFor(event, user);
     let known = this.users.get(event);
-    if (!known) this.users.set(event, (known = new Set(users.map(userKey))));
+    if (!known) {
+      this.users.set(event, (known = new Set(users.map(userKey))));
+      work.left -= users.length * LOOK;
+    }
     return known.has(user);
   }
 
@@ -88,7 +95,11 @@ export class Tail {
   private dropOldest(): void {
     const oldest = this.events.shift();
     if (!oldest) return;
-    this.characters -= oldest.message.length;
+    this.size -= sizeOf(oldest);
     this.lowest = oldest.id;
   }
+}
+
+function sizeOf({ message, users }: Event): number {
+  return message.length + (users?.length ?? 0) * USER_SIZE;
 }

@@ -16,6 +16,9 @@ const SHARED_FOR = 60_000;
 /** Milliseconds: what is older than that before the floor has no reader left. */
 export const AUDIENCE_LIFE = 2 * SHARED_FOR;
 
+/** Audiences that are remembered as kept. */
+const MAX_KEPT = 10_000;
+
 /** Shorter lists are kept whole. */
 const MIN_DIFFERENT = 64;
 
@@ -89,7 +92,7 @@ export class Audiences {
     this.kept.delete(name);
     this.kept.set(name, event);
     for (const [oldest, { ms }] of this.kept) {
-      if (event.ms - ms < SHARED_FOR) break;
+      if (event.ms - ms < SHARED_FOR && this.kept.size <= MAX_KEPT) break;
       this.kept.delete(oldest);
     }
   }

@@ -70,6 +70,8 @@ export class Followers {
       await handing;
     } finally {
       this.handings--;
+      // Whom events matched meanwhile that were for clients on their way, nobody knows.
+      for (const follower of this.followers) follower.inherit([]);
     }
   }
 

@@ -1,4 +1,4 @@
-import { type ClientRecord, withProgress, withVersion } from "../../core/client.js";
+import { type ClientRecord, withFurther, withProgress, withVersion } from "../../core/client.js";
 import type { Clock } from "../../core/clock.js";
 import {
   type AppendOptions,
@@ -151,7 +151,8 @@ export class LocalEngine implements Engine {
     if (safe) journal.check();
     const id = this.nextId();
     if (record) {
-      const made = withVersion(record, id);
+      const further = current && !placed ? withFurther(record, current) : record;
+      const made = withVersion(further, id);
       clients.put(made);
       journal.putClient(made);
       this.followers.hand({ kind: "client", id, record: made, placed });
