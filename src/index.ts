@@ -1,7 +1,8 @@
 export { topicRelay as default, topicRelay, type TopicRelayOptions } from "./plugin.js";
 export type { InProcessRelay, PublicationOptions } from "./in-process.js";
+export type { Reason } from "./core/notice.js";
 export type { HappeningName, Happenings, Listener } from "./core/observer.js";
-export { RelayError, type ErrorCode } from "./core/errors.js";
+export { RelayError, type ErrorCode, type LimitName } from "./core/errors.js";
 export { InvalidInput } from "./routes/problems.js";
 export { SettingsError } from "./config.js";
 export { MemoryEngine } from "./engines/memory.js";
@@ -11,3 +12,4 @@ export type { ClientId, ClientRecord, Progress } from "./core/client.js";
 export type { Event, EventDraft, EventHead, UserId } from "./core/event.js";
 export type { EventId } from "./core/id.js";
 export type { Loading } from "./core/loading.js";
+export type { Retention } from "./engines/local/window.js";

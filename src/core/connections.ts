@@ -147,7 +147,14 @@ export class Connections {
       this.replacements.note(id, replaced.userId);
     }
     if (replaced) this.registry.release(replaced, { reason: "replaced" });
-    const { position, gap } = await this.claim(id, since);
+    const reach = await this.claim(id, since).catch((error: unknown) => {
+      if (!this.stopped) throw error;
+    });
+    if (!reach) {
+      refuse(sink, encoder, { reason: "restarting", retryAfter: 0 });
+      return undefined;
+    }
+    const { position, gap } = reach;
     const reader = this.registry.get(id);
     if (!reader) {
       // Another relay has claimed it at the same moment; or it is gone, which this throws.
