@@ -14,7 +14,7 @@ import type { Answer } from "./engine.js";
 import { RelayError } from "./errors.js";
 import { type UserId, userKey } from "./event.js";
 import type { Subscriptions } from "./history.js";
-import { type EventId, OWN } from "./id.js";
+import { compareIds, type EventId, OWN } from "./id.js";
 import type { Lifetimes } from "./lifetimes.js";
 import type { Log } from "./log.js";
 import { Numbers } from "./numbers.js";
@@ -108,15 +108,12 @@ export class Clients {
 
   /** The client as it stands. @throws {RelayError} not_found */
   async get(id: ClientId): Promise<ClientRecord> {
-    const known = await this.store.get(id);
-    // It may have come back at another relay, which this one has not followed yet.
-    return this.found(known && this.lifetimes.isGone(known) ? await this.store.find({ client: id }) : known);
+    return this.found(await this.current(await this.store.get(id)));
   }
 
   /** The client whose URL this secret is of. @throws {RelayError} not_found */
   async identify(secret: Secret): Promise<ClientId> {
-    const known = await this.store.bySecret(secret);
-    return this.found(known && this.lifetimes.isGone(known) ? await this.store.find({ secret }) : known).id;
+    return this.found(await this.current(await this.store.bySecret(secret))).id;
   }
 
   /**
@@ -188,6 +185,13 @@ export class Clients {
     if (!reader.connection) await this.owed.pass(reader);
     // What is taken from a client is to be taken at once.
     return allow ? new Set() : this.owed.unowed(reader);
+  }
+
+  /** A client that seems to be gone may have come back at another relay, which this one has not followed yet. */
+  private async current(known: ClientRecord | undefined): Promise<ClientRecord | undefined> {
+    if (!known || !this.lifetimes.isGone(known)) return known;
+    const found = await this.store.find({ client: known.id });
+    return found && compareIds(found.version, known.version) !== 0 ? found : known;
   }
 
   private found(record: ClientRecord | undefined): ClientRecord {

@@ -20,6 +20,7 @@ export class Lifetimes {
   private keys: ReadonlySet<string> | undefined;
   /** Clients that had a connection to a relay that is gone: the engine is to know that their clocks run. */
   private inherited: ClientId[] = [];
+  private keeping: Promise<void> | undefined;
 
   constructor(
     private readonly engine: Pick<Engine, "now" | "cursors">,
@@ -87,14 +88,13 @@ export class Lifetimes {
 
   /** Holds clients whose relay is gone. The clocks of those that had a connection start now. */
   inherit(clients: readonly ClientRecord[]): void {
-    const isFirst = this.inherited.length === 0;
     const now = this.engine.now();
     for (const record of clients) {
       if (record.expiresAt === undefined) this.inherited.push(record.id);
       const expiresAt = record.expiresAt ?? now + record.ttl * 1000;
       this.registry.hold(record.expiresAt === undefined ? { ...record, expiresAt } : record);
     }
-    if (isFirst && this.inherited.length > 0) setImmediate(() => void this.keepClocks());
+    if (this.inherited.length > 0) this.keeping ??= new Promise(setImmediate).then(() => this.keepClocks());
   }
 
   /** Removes a client whose time is up. */
@@ -118,15 +118,20 @@ export class Lifetimes {
     }
   }
 
-  /** Has the engine know of the clocks that `inherit` has started. Never rejects. */
+  /** Resolves when the engine knows of the clocks that `inherit` has started. */
+  async clocksKept(): Promise<void> {
+    await this.keeping;
+  }
+
+  /** Never rejects. */
   private async keepClocks(): Promise<void> {
-    const clients = this.inherited.splice(0);
-    for (let at = 0; at < clients.length; at += FEW) {
-      const readers = clients.slice(at, at + FEW).map((id) => this.registry.get(id));
+    while (this.inherited.length > 0) {
+      const readers = this.inherited.splice(0, FEW).map((id) => this.registry.get(id));
       await allInTurns(readers, async (reader) => {
         if (reader && !reader.connection && reader.record.ttl > 0) await this.park(reader);
       });
     }
+    this.keeping = undefined;
   }
 
   private isRevoked({ key }: ClientRecord): boolean {

@@ -95,6 +95,7 @@ export class Relay {
   async stop(): Promise<void> {
     this.publisher.stop();
     await this.connections.stop();
+    await this.lifetimes.clocksKept();
     this.registry.stop();
     this.store.stop();
     await this.leave?.();

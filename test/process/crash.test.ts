@@ -3,7 +3,7 @@ import { crash } from "../support/crash.js";
 import { temporaryDirectory } from "../support/directory.js";
 
 /** How often the relay is killed. More of it: `CRASHES=200 npx vitest run test/process/crash.test.ts` */
-const CRASHES = Number(process.env["CRASHES"] ?? 8);
+const CRASHES = Number(process.env["CRASHES"] ?? 6);
 
 test(
   "kill -9 at any moment: nothing acknowledged is lost, nothing out of order, nothing twice that was confirmed",

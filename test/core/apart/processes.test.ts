@@ -11,7 +11,7 @@ test("of two connections of one client that come at once at two relays, one is t
   const [here, there] = await Promise.all([site.start(), site.start()]);
   const { register } = scene();
   const codes = new Map<number | string, number>();
-  for (let round = 0; round < 150; round++) {
+  for (let round = 0; round < 60; round++) {
     const client = await register(here);
     const path = `${new URL(client.url).pathname}?format=json`;
     const both = await Promise.allSettled([here.connect(path), there.connect(path)]);
