@@ -1,12 +1,15 @@
 import { expect, test } from "vitest";
 import { startRelay } from "../support/relay.js";
 import { testEngine } from "./conformance.js";
+import type { MakeLog } from "./conformance/support.js";
 import { PlainEngine } from "./plain-engine.js";
 
-testEngine("plain, from outside", async ({ count } = {}) => {
+const make: MakeLog = async ({ count } = {}) => {
   const engine = new PlainEngine(count);
   return { open: async () => engine, close: () => engine.close() };
-});
+};
+
+testEngine("plain, from outside", make, []);
 
 test("a relay on an engine from outside delivers, resumes, changes clients and knows duplicates", async () => {
   const relay = await startRelay({}, undefined, new PlainEngine());

@@ -16,12 +16,13 @@ import {
   newClient,
   onlyId,
   openLog,
-  orSkip,
+  type Power,
+  present,
   resolved,
 } from "./support.js";
 
 /** Clients: changes that replace a version, and how they are found. */
-export function testClients(make: MakeLog): void {
+export function testClients(make: MakeLog, powers: readonly Power[]): void {
   describe("keeps clients", () => {
     test("as they were appended, with the entry's id as their version and in the place of `OWN`", async () => {
       const open = await openLog(make);
@@ -171,28 +172,30 @@ export function testClients(make: MakeLog): void {
       ]);
     });
 
-    test("how far they are is noted without an entry, and only of the version that it is said of", async (context) => {
-      const open = await openLog(make);
-      const [one, two] = [await open(), await open()];
-      const cursors = orSkip(one.cursors, context);
-      const { listener } = await Listener.on(one, "here");
-      const { version } = await addClient(one, newClient(C1));
-      const event = onlyId(await one.append([draft("a")]));
-      const received = [{ after: ZERO, through: event, earliest: LIVE, latest: { id: event, at: 1 } }];
-      const progress = { cursor: event, confirmed: event, received, sent: [] };
-      await cursors.move([
-        { client: C2, version, ...progress },
-        { client: C1, version, ...progress },
-      ]);
-      expect(await find(two, { client: C1 })).toMatchObject([{ ...progress, version }]);
-      expect(await find(two, { client: C2 })).toEqual([]);
-      // It has the same version still, so this is no conflict.
-      const changed = newClient(C1, { rooms: ["a"], cursor: ZERO });
-      const next = await changeClient(two, { client: C1, record: changed, expect: version, placed: true });
-      await cursors.move([{ client: C1, version, ...progress }]);
-      expect(await find(one, { client: C1 })).toEqual([withVersion(changed, next)]);
-      expect(listener.entries).toHaveLength(3);
-    });
+    if (powers.includes("cursors")) {
+      test("how far they are is noted without an entry, and only of the version that it is said of", async () => {
+        const open = await openLog(make);
+        const [one, two] = [await open(), await open()];
+        const cursors = present(one.cursors);
+        const { listener } = await Listener.on(one, "here");
+        const { version } = await addClient(one, newClient(C1));
+        const event = onlyId(await one.append([draft("a")]));
+        const received = [{ after: ZERO, through: event, earliest: LIVE, latest: { id: event, at: 1 } }];
+        const progress = { cursor: event, confirmed: event, received, sent: [] };
+        await cursors.move([
+          { client: C2, version, ...progress },
+          { client: C1, version, ...progress },
+        ]);
+        expect(await find(two, { client: C1 })).toMatchObject([{ ...progress, version }]);
+        expect(await find(two, { client: C2 })).toEqual([]);
+        // It has the same version still, so this is no conflict.
+        const changed = newClient(C1, { rooms: ["a"], cursor: ZERO });
+        const next = await changeClient(two, { client: C1, record: changed, expect: version, placed: true });
+        await cursors.move([{ client: C1, version, ...progress }]);
+        expect(await find(one, { client: C1 })).toEqual([withVersion(changed, next)]);
+        expect(listener.entries).toHaveLength(3);
+      });
+    }
   });
 }
 

@@ -14,13 +14,14 @@ import {
   newClient,
   onlyId,
   openLog,
-  orSkip,
+  type Power,
+  present,
   readAll,
   topicsAfter,
 } from "./support.js";
 
 /** Events: what is read of them, what replaces them, and what is trimmed. */
-export function testEvents(make: MakeLog): void {
+export function testEvents(make: MakeLog, powers: readonly Power[]): void {
   /** An engine, and where its log begins. */
   const setUp = async (count?: number) => {
     const engine = await (await openLog(make, count === undefined ? {} : { count }))();
@@ -127,35 +128,37 @@ export function testEvents(make: MakeLog): void {
     }
   });
 
-  test("keeps whom an event matched, as its relay has noted it, and what replaced the event", async (context) => {
-    const engine = await (await openLog(make))();
-    const receipts = orSkip(engine.receipts, context);
-    class Noting extends Listener {
-      override follow(entry: Entry): void {
-        super.follow(entry);
-        if (entry.kind === "event") receipts.note(entry.event.id, { id: "one", clients: [{ id: C1 }, { id: C2 }] });
+  if (powers.includes("kept receipts")) {
+    test("keeps whom an event matched, as its relay has noted it, and what replaced the event", async () => {
+      const engine = await (await openLog(make))();
+      const receipts = present(engine.receipts);
+      class Noting extends Listener {
+        override follow(entry: Entry): void {
+          super.follow(entry);
+          if (entry.kind === "event") receipts.note(entry.event.id, { id: "one", clients: [{ id: C1 }, { id: C2 }] });
+        }
       }
-    }
-    await engine.follow(new Noting("here"));
-    const { version } = await addClient(engine, newClient(C1));
-    await addClient(engine, newClient(C2));
-    const [first, second] = [
-      onlyId(await engine.append([{ ...draft("a"), key: "k", users: [1] }])),
-      onlyId(await engine.append([{ ...draft("a"), key: "k", users: [1] }])),
-    ];
-    const kept = orSkip(await receipts.find(first), context);
-    expect(kept.head).toMatchObject({ id: first, topic: "a", key: "k", users: [1] });
-    expect(kept.replacedBy).toEqual(second);
-    expect(kept.matched?.map(({ id }) => id)).toEqual([C1, C2]);
-    await changeClient(engine, { client: C1, record: undefined, expect: version });
-    const later = await receipts.find(second);
-    expect(later?.matched?.map(({ id, place }) => [id, place !== undefined])).toEqual([
-      [C1, false],
-      [C2, true],
-    ]);
-    expect(later?.replacedBy).toBeUndefined();
-    expect(await receipts.find({ ms: first.ms, seq: first.seq + 1_000_000 })).toBeUndefined();
-  });
+      await engine.follow(new Noting("here"));
+      const { version } = await addClient(engine, newClient(C1));
+      await addClient(engine, newClient(C2));
+      const [first, second] = [
+        onlyId(await engine.append([{ ...draft("a"), key: "k", users: [1] }])),
+        onlyId(await engine.append([{ ...draft("a"), key: "k", users: [1] }])),
+      ];
+      const kept = present(await receipts.find(first));
+      expect(kept.head).toMatchObject({ id: first, topic: "a", key: "k", users: [1] });
+      expect(kept.replacedBy).toEqual(second);
+      expect(kept.matched?.map(({ id }) => id)).toEqual([C1, C2]);
+      await changeClient(engine, { client: C1, record: undefined, expect: version });
+      const later = await receipts.find(second);
+      expect(later?.matched?.map(({ id, place }) => [id, place !== undefined])).toEqual([
+        [C1, false],
+        [C2, true],
+      ]);
+      expect(later?.replacedBy).toBeUndefined();
+      expect(await receipts.find({ ms: first.ms, seq: first.seq + 1_000_000 })).toBeUndefined();
+    });
+  }
 
   describe.each([
     ["one by one", false],

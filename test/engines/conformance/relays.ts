@@ -12,13 +12,14 @@ import {
   type MakeLog,
   newClient,
   openLog,
-  orSkip,
+  type Power,
+  present,
   readAll,
   resolved,
 } from "./support.js";
 
 /** What relays on one log have of each other: clients of those that are gone, idempotency keys, and answers. */
-export function testRelays(make: MakeLog): void {
+export function testRelays(make: MakeLog, powers: readonly Power[]): void {
   describe("hands on the clients of a relay that is gone", () => {
     test("to another one, as they are; and no clients of relays that are there", async () => {
       const open = await openLog(make);
@@ -158,13 +159,15 @@ export function testRelays(make: MakeLog): void {
       expect(await kept()).toBe(3);
     });
 
-    test("with the first reply, when there is one", async (context) => {
-      const { one, two } = await setUp();
-      const replies = orSkip(one.replies, context);
-      const { ids } = await one.append([draft("a")], { once });
-      await replies.settle(once, ids, reply);
-      expect(await two.append([draft("a")], { once })).toEqual({ ids, duplicate: { reply } });
-    });
+    if (powers.includes("replies")) {
+      test("with the first reply, when there is one", async () => {
+        const { one, two } = await setUp();
+        const replies = present(one.replies);
+        const { ids } = await one.append([draft("a")], { once });
+        await replies.settle(once, ids, reply);
+        expect(await two.append([draft("a")], { once })).toEqual({ ids, duplicate: { reply } });
+      });
+    }
 
     test("all at once, on two relays", async () => {
       const { one, two, kept } = await setUp();
@@ -188,26 +191,28 @@ export function testRelays(make: MakeLog): void {
   });
 
   describe("asks the other relays", () => {
-    test("each that is there, and not the one that asks", async (context) => {
-      const open = await openLog(make);
-      const [one, two] = [await open(), await open()];
-      const { listener } = await Listener.on(one, "one", { clients: 1 });
-      const peers = orSkip(one.peers, context);
-      const question = { ask: "counts", user: "1" } as const;
-      expect(await peers.ask("one", question)).toEqual([]);
-      const delivery: Delivery = { client: C1, userId: 1, state: "sent" };
-      const second = { connections: 3, clients: 2, ofUser: 1, anonymous: 4, deliveries: [[delivery]] };
-      const { listener: there, leave } = await Listener.on(two, "two", second);
-      expect(await peers.ask("one", question)).toEqual([expect.objectContaining(second)]);
-      expect(there.questions).toEqual([question]);
-      await Listener.on(await open(), "three", { clients: 3 });
-      const answers = await peers.ask("one", { ask: "deliveries", events: [{ ms: 1, seq: 2 }] });
-      expect(answers?.map(({ clients }) => clients).sort()).toEqual([2, 3]);
-      expect(there.questions.at(-1)).toEqual({ ask: "deliveries", events: [{ ms: 1, seq: 2 }] });
-      await leave();
-      expect((await peers.ask("one", question))?.map(({ clients }) => clients)).toEqual([3]);
-      expect(listener.questions).toEqual([]);
-    });
+    if (powers.includes("peers")) {
+      test("each that is there, and not the one that asks", async () => {
+        const open = await openLog(make);
+        const [one, two] = [await open(), await open()];
+        const { listener } = await Listener.on(one, "one", { clients: 1 });
+        const peers = present(one.peers);
+        const question = { ask: "counts", user: "1" } as const;
+        expect(await peers.ask("one", question)).toEqual([]);
+        const delivery: Delivery = { client: C1, userId: 1, state: "sent" };
+        const second = { connections: 3, clients: 2, ofUser: 1, anonymous: 4, deliveries: [[delivery]] };
+        const { listener: there, leave } = await Listener.on(two, "two", second);
+        expect(await peers.ask("one", question)).toEqual([expect.objectContaining(second)]);
+        expect(there.questions).toEqual([question]);
+        await Listener.on(await open(), "three", { clients: 3 });
+        const answers = await peers.ask("one", { ask: "deliveries", events: [{ ms: 1, seq: 2 }] });
+        expect(answers?.map(({ clients }) => clients).sort()).toEqual([2, 3]);
+        expect(there.questions.at(-1)).toEqual({ ask: "deliveries", events: [{ ms: 1, seq: 2 }] });
+        await leave();
+        expect((await peers.ask("one", question))?.map(({ clients }) => clients)).toEqual([3]);
+        expect(listener.questions).toEqual([]);
+      });
+    }
   });
 }
 

@@ -1,4 +1,4 @@
-import { onTestFinished, type TestContext } from "vitest";
+import { onTestFinished } from "vitest";
 import { type ClientRecord, withVersion } from "../../../src/core/client.js";
 import type {
   Answer,
@@ -34,9 +34,13 @@ export async function openLog(make: MakeLog, retention?: Partial<Retention>): Pr
   return log.open;
 }
 
-/** Something optional that the engine has. Without it there is nothing to test. */
-export function orSkip<Optional>(found: Optional | undefined, { skip }: TestContext): Optional {
-  return found ?? skip("the engine does not have it");
+/** The optional powers of an engine. Those of `kept receipts` outlive its relays. */
+export type Power = "kept receipts" | "replies" | "cursors" | "peers";
+
+/** What an engine has to have that does not say that it lacks it. */
+export function present<Optional>(found: Optional | undefined): Optional {
+  if (found === undefined) throw new Error("the engine does not have it");
+  return found;
 }
 
 /** A follower that keeps what it is told. */
