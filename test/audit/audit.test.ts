@@ -4,7 +4,7 @@ import { Audit } from "./audit.js";
 
 /** More of it: `npm run audit -- --minutes 10`. The same choices again: `AUDIT_SEED=… npm run audit`. */
 const SEED = process.env["AUDIT_SEED"] ?? String(Date.now() % 1_000_000);
-const SECONDS = Number(process.env["AUDIT_MINUTES"] ?? 0.25) * 60;
+const SECONDS = Number(process.env["AUDIT_MINUTES"] ?? 0.15) * 60;
 
 const cli = new URL("../../dist/cli.js", import.meta.url).pathname;
 
