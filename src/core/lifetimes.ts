@@ -93,6 +93,8 @@ export class Lifetimes {
       if (record.expiresAt === undefined) this.inherited.push(record.id);
       const expiresAt = record.expiresAt ?? now + record.ttl * 1000;
       this.registry.hold(record.expiresAt === undefined ? { ...record, expiresAt } : record);
+      // Its life was its connection: nobody is to be told that it still waits.
+      if (expiresAt <= now) void this.expire(record.id);
     }
     if (this.inherited.length > 0) this.keeping ??= new Promise(setImmediate).then(() => this.keepClocks());
   }

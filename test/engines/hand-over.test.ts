@@ -104,7 +104,6 @@ test("a client of ttl 0 whose relay is gone is forgotten, also when another rela
   onTestFinished(async () => void (await Promise.all([heir.stop(), other.stop()])));
   await putClient(engine, clientRecord({ id: clientId(1), node: gone.node, topics: ["a"], ttl: 0 }));
   await gone.leave();
-  expect(heir.clients.count).toBe(1);
   await other.clients.change(clientId(1), { add: ["b"] }).catch(() => undefined);
   await new Promise((resolve) => setTimeout(resolve, 1500));
   expect(heir.clients.count).toBe(0);
